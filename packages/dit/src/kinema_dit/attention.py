@@ -1,0 +1,73 @@
+"""Attention that never looks across clips, over tokens packed so that clips of equal length stand together.
+
+Letters: L tokens, S text tokens, H heads, E head width.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+# Below this length the CPU's fused kernel is slower in backward than two matrix products.
+SHORT = 512
+
+
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+    """Self-attention within each clip.
+
+    Args:
+        q, k, v: (L, H, E).
+        groups: (number of clips, tokens a clip) of each run of equal length; exactly block-diagonal.
+
+    Returns:
+        (L, H, E).
+    """
+    if q.is_cuda:
+        return _varlen_attention(q, k, v, groups)
+    out: list[Tensor] = []
+    counts = [count * length for count, length in groups]
+    for (count, length), *qkv in zip(groups, q.split(counts), k.split(counts), v.split(counts), strict=True):
+        heads = [part.unflatten(0, (count, length)).transpose(1, 2) for part in qkv]
+        out.append(_attend(*heads).transpose(1, 2).flatten(0, 1))
+    return torch.cat(out)
+
+
+def cross_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+    """Attention of each clip's tokens to its own text.
+
+    Args:
+        q: (L, H, E).
+        k, v: (B, S, H, E), clips in packed order.
+        bias: (B, 1, 1, S), 0 for real tokens and minus infinity for padding.
+        groups: as in `packed_attention`.
+
+    Returns:
+        (L, H, E).
+    """
+    out: list[Tensor] = []
+    clips = [count for count, _ in groups]
+    tokens = [count * length for count, length in groups]
+    parts = zip(groups, q.split(tokens), k.split(clips), v.split(clips), bias.split(clips), strict=True)
+    for (count, length), queries, keys, values, hidden in parts:
+        heads = queries.unflatten(0, (count, length)).transpose(1, 2)
+        attended = _attend(heads, keys.transpose(1, 2), values.transpose(1, 2), hidden)
+        out.append(attended.transpose(1, 2).flatten(0, 1))
+    return torch.cat(out)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(B, H, L, E) x (B, H, S, E) -> (B, H, L, E)."""
+    if q.is_cuda or k.shape[2] > SHORT:
+        return scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(-1) @ v
+
+
+def _varlen_attention(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  CUDA only
+
+    lengths = torch.tensor([length for count, length in groups for _ in range(count)], dtype=torch.int32)
+    ends = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)).to(q.device, non_blocking=True)
+    longest = max(length for _, length in groups)
+    return varlen_attn(q, k, v, ends, ends, longest, longest)

@@ -1,0 +1,104 @@
+"""The transformer's contract, at several patches, and what the contract does not say."""
+
+import pytest
+import torch
+from kinema_core import Conditioning, Ragged, dits, seeded_normal
+from kinema_core.testing import DiTContract, largest_difference, randomise
+
+from kinema_dit import VideoDiT
+from kinema_dit.packing import pack
+
+
+class TestVideoDiT(DiTContract):
+    def make(self) -> VideoDiT:
+        torch.manual_seed(0)
+        return VideoDiT(
+            latent_channels=4, text_widths=(8,), pooled_widths=(6,), width=32, depth=2, num_heads=4, rope_theta=100.0
+        )
+
+
+class TestLongPatches(DiTContract):
+    """Patches over time that no grid is a multiple of, two text streams, one without pooled features."""
+
+    text_widths = (8, 5)
+    pooled_widths = (None, 6)
+
+    def make(self) -> VideoDiT:
+        torch.manual_seed(1)
+        return VideoDiT(
+            latent_channels=4,
+            text_widths=(8, 5),
+            pooled_widths=(None, 6),
+            width=32,
+            depth=2,
+            num_heads=2,
+            patch=(2, 2, 3),
+            cross_every=2,
+        )
+
+
+def test_registered() -> None:
+    assert dits.get("video_dit") is VideoDiT
+    assert dits.origin("video_dit")[0] == "kinema-dit"
+
+
+@pytest.mark.parametrize("patch", [(1, 1, 1), (1, 2, 2), (2, 3, 2)])
+def test_unpatchify_inverts_patchify(patch: tuple[int, int, int]) -> None:
+    grids = ((3, 4, 4), (1, 3, 5), (2, 5, 3), (3, 4, 4))
+    x = Ragged.from_clips([seeded_normal((3, *grid), i) for i, grid in enumerate(grids)])
+    packing = pack(grids, patch, torch.device("cpu"))
+    tokens = packing.patchify(x.values)
+    assert torch.equal(packing.unpatchify(tokens), x.values)
+    assert sum(count * length for count, length in packing.groups) == len(tokens)
+
+
+def test_a_patch_holds_neighbouring_cells() -> None:
+    z = torch.arange(2 * 4 * 4.0).reshape(1, 2, 4, 4)
+    tokens = pack(((2, 4, 4),), (1, 2, 2), torch.device("cpu")).patchify(Ragged.from_clips([z]).values)
+    assert tokens[0].tolist() == [0, 1, 4, 5]
+    assert tokens[-1].tolist() == [26, 27, 30, 31]
+
+
+def test_extra_conditioning_per_cell_and_per_clip_is_used_and_stays_in_its_clip() -> None:
+    torch.manual_seed(0)
+    model = VideoDiT(
+        latent_channels=3, cell_widths={"action": 2}, clip_widths={"camera": 5}, width=16, depth=1, num_heads=2
+    ).eval()
+    randomise(model)
+    x = Ragged.from_clips([seeded_normal((3, 2, 4, 4), i) for i in range(2)])
+    noise = torch.full((64,), 0.5)
+    cells, clips = seeded_normal((64, 2), "cells"), seeded_normal((2, 5), "clips")
+    with torch.no_grad():
+        base = model(x, noise, Conditioning((), {"action": cells}, {"camera": clips}))
+        for moved in (
+            Conditioning((), {"action": torch.cat([cells[:32], -cells[32:]])}, {"camera": clips}),
+            Conditioning((), {"action": cells}, {"camera": clips * torch.tensor([[1.0], [-1.0]])}),
+        ):
+            other = model(x, noise, moved)
+            assert largest_difference(base[:32], other[:32]) < 1e-6
+            assert largest_difference(base[32:], other[32:]) > 1e-3
+
+
+def test_two_noise_levels_in_one_clip_reach_their_own_tokens() -> None:
+    torch.manual_seed(0)
+    model = VideoDiT(latent_channels=3, width=16, depth=1, num_heads=2).eval()
+    randomise(model)
+    # Without attention a token's output depends on its own level only.
+    model.blocks[0].attention_out.weight.data.zero_()
+    x = Ragged.from_clips([seeded_normal((3, 2, 2, 2), 0)])
+    with torch.no_grad():
+        both = model(x, torch.tensor([0.2] * 4 + [0.9] * 4), Conditioning())
+        low, high = (model(x, torch.full((8,), level), Conditioning()) for level in (0.2, 0.9))
+    assert largest_difference(both[:4], low[:4]) < 1e-6
+    assert largest_difference(both[4:], high[4:]) < 1e-6
+
+
+def test_begins_as_zero() -> None:
+    model = VideoDiT(latent_channels=3, width=16, depth=1, num_heads=2)
+    x = Ragged.from_clips([seeded_normal((3, 2, 2, 2), 0)])
+    assert model(x, torch.full((8,), 0.5), Conditioning()).abs().max() == 0
+
+
+def test_head_width_is_checked() -> None:
+    with pytest.raises(ValueError, match="width 30 over 4 heads"):
+        VideoDiT(latent_channels=3, width=30, num_heads=4)
