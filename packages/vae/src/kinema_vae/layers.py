@@ -1,0 +1,124 @@
+"""Layers that see no future frame and run in pieces.
+
+Every layer here is called as `y, past = layer(x, past)` with x (B, C, T, H, W). `past` is what the layer has to
+remember of the frames before x: None at the start of a video, otherwise what it returned for the piece before. No layer
+keeps state of its own, so pieces of several videos may be interleaved, and a video run in pieces equals the whole.
+"""
+
+from math import prod
+from typing import TypeAlias
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+#: None at the start of a video; otherwise nested as the layers are.
+Past: TypeAlias = "Tensor | tuple[Past, ...] | None"
+
+
+class CausalSequence(nn.ModuleList):
+    """Layers one after the other; its past is the tuple of theirs."""
+
+    def forward(self, x: Tensor, past: Past = None) -> tuple[Tensor, Past]:
+        """x (B, C, T, H, W) -> the last layer's output, and what to remember."""
+        pasts = (None,) * len(self) if past is None else past
+        kept: list[Past] = []
+        for layer, before in zip(self, pasts, strict=True):
+            x, after = layer(x, before)
+            kept.append(after)
+        return x, tuple(kept)
+
+
+class CausalConv3d(nn.Conv3d):
+    """A 3D convolution of stride 1, zero-padded in space, that looks back in time only.
+
+    Before the first frame it sees copies of the first frame, as if the video had been still until then. So an image and
+    the first frame of a video are the same.
+
+    Args:
+        in_channels, out_channels: C before and after.
+        kernel: extent in (time, rows, columns); rows and columns odd.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int] = (3, 3, 3)) -> None:
+        super().__init__(in_channels, out_channels, kernel, padding=(0, kernel[1] // 2, kernel[2] // 2))
+        self.memory = kernel[0] - 1
+
+    def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
+        """(B, C, T, H, W) -> (B, C', T, H, W); remembers the last kernel - 1 input frames."""
+        if past is None:
+            past = x[:, :, :1].expand(-1, -1, self.memory, -1, -1)
+        x = torch.cat([past, x], dim=2)
+        # The clone lets go of the other frames, which a view would keep in memory.
+        return super().forward(x), x[:, :, x.shape[2] - self.memory :].clone()
+
+
+class NormAct(nn.Module):
+    """RMS normalisation over the channels of each position, then SiLU. Without statistics over time it is causal."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor, _: Past = None) -> tuple[Tensor, Past]:
+        """(B, C, T, H, W) -> the same shape; remembers nothing."""
+        scale = torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-6)
+        return nn.functional.silu(x * scale * self.gain.view(-1, 1, 1, 1)), ()
+
+
+class ResidualBlock(nn.Module):
+    """x + two causal convolutions, each after `NormAct`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = CausalSequence(
+            [NormAct(channels), CausalConv3d(channels, channels), NormAct(channels), CausalConv3d(channels, channels)]
+        )
+
+    def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
+        """(B, C, T, H, W) -> the same shape."""
+        change, past = self.body(x, past)
+        return x + change, past
+
+
+class Unshuffle(nn.Module):
+    """Pixels to channels over space and time, without loss: (B, C, T, H, W) -> (B, C st sh sw, t, h, w).
+
+    At the start of a video it puts st - 1 copies of the first frame in front, so 1 + st n frames become 1 + n, and the
+    first of these holds nothing but the first frame.
+    """
+
+    def __init__(self, stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
+        """T is 1 + st n at the start of a video, st n later; H and W are multiples of sh and sw."""
+        st, sh, sw = self.stride
+        if past is None:
+            x = torch.cat([x[:, :, :1].expand(-1, -1, st - 1, -1, -1), x], dim=2)
+        return rearrange(x, "b c (t st) (h sh) (w sw) -> b (c st sh sw) t h w", st=st, sh=sh, sw=sw), ()
+
+
+class Shuffle(nn.Module):
+    """The inverse of `Unshuffle`: it drops the st - 1 frames before the first of a video."""
+
+    def __init__(self, stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
+        """(B, C st sh sw, t, h, w) -> (B, C, T, H, W)."""
+        st, sh, sw = self.stride
+        x = rearrange(x, "b (c st sh sw) t h w -> b c (t st) (h sh) (w sw)", st=st, sh=sh, sw=sw)
+        return (x[:, :, st - 1 :] if past is None else x), ()
+
+
+def unshuffle_conv(in_channels: int, out_channels: int, stride: tuple[int, int, int]) -> list[nn.Module]:
+    """To a coarser grid: every block of cells becomes one, mapped linearly to `out_channels`."""
+    return [Unshuffle(stride), CausalConv3d(in_channels * prod(stride), out_channels, (1, 1, 1))]
+
+
+def conv_shuffle(in_channels: int, out_channels: int, stride: tuple[int, int, int]) -> list[nn.Module]:
+    """To a finer grid: every cell is mapped linearly to a block of cells of `out_channels`."""
+    return [CausalConv3d(in_channels, out_channels * prod(stride), (1, 1, 1)), Shuffle(stride)]
