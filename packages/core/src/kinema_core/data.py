@@ -5,7 +5,7 @@ S text tokens, D width. All classes are frozen, have `.to()` and are pytrees.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -28,7 +28,7 @@ class _Movable:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """A copy on `device`, floating values as `dtype` (None: as they are)."""
 
-        def moved(keep: bool) -> Any:
+        def moved(keep: bool) -> Callable[[Tensor], Tensor]:
             return lambda x: x.to(device=device, dtype=dtype if x.is_floating_point() and not keep else None)
 
         changed = {
