@@ -1,0 +1,218 @@
+"""The `kinema` command: it parses and hands over. What a command does lives in the module that its function imports."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+
+from kinema.errors import reported
+
+# Nothing heavy is imported before a command runs: `kinema --help` has to answer at once.
+
+app = typer.Typer(help="Train and run latent video diffusion transformers.", add_completion=False)
+data_app = typer.Typer(help="Make and inspect datasets.")
+train_app = typer.Typer(help="Train a component. Settings follow as section.key=value, over those of --config.")
+app.add_typer(data_app, name="data")
+app.add_typer(train_app, name="train")
+
+Config = Annotated[str | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file or URL.")]
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the whole config and stop.")]
+Resume = Annotated[
+    str | None,
+    typer.Option(metavar="auto|PATH", help="Go on from the newest checkpoint of --run, or from this one."),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of all random numbers.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or URL (hf://owner/name too).")]
+Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Where to write.")]
+Frames = Annotated[int, typer.Option(min=1, help="Frames; 1 makes an image.")]
+Height = Annotated[int, typer.Option(min=1, help="Height in pixels.")]
+Width = Annotated[int, typer.Option(min=1, help="Width in pixels.")]
+FrameRate = Annotated[float, typer.Option("--fps", min=0.1, help="Frames per second.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; the model's own number by default.")]
+
+
+def main() -> None:
+    """Run the command line. A user's mistake costs one line on stderr and exit code 2."""
+    usage_error = typer.BadParameter.__mro__[1]  # typer carries its own copy of click's
+    with reported():
+        try:
+            code = app(standalone_mode=False)
+        except usage_error as error:
+            message = " ".join(error.format_message().split())
+            typer.echo(f"kinema: {message} See `kinema --help`.", err=True)
+            code = 2
+        except typer.Abort:
+            raise KeyboardInterrupt from None
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.callback(invoke_without_command=True)
+def _kinema(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"kinema {version('kinema')}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def components(
+    name: Annotated[str | None, typer.Argument(help="Show the settings of this component.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Tab-separated lines, for scripts.")] = False,
+) -> None:
+    """List the installed components, or one's settings with types and defaults."""
+    from kinema.listing import show_component, show_components
+
+    show_component(name, plain=plain) if name else show_components(plain=plain)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this installation: one line a check. Exits with 1 if one fails."""
+    from kinema.doctor import run_doctor
+
+    raise typer.Exit(run_doctor())
+
+
+@app.command()
+def demo(
+    budget: Annotated[str, typer.Option(metavar="full|smoke", help="About 25 minutes, or 3.")] = "full",
+    out: Out = "demo",
+    seed: Seed = None,
+) -> None:
+    """Train everything from a made world of mp4 files, generate, and score it."""
+    from kinema.demo import run_demo
+
+    run_demo(budget=budget, out=out, **_given(seed=seed))
+
+
+@data_app.command("make-world")
+def make_world(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder to write.")],
+    clips: Annotated[int, typer.Option(min=1, help="How many.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+) -> None:
+    """Write a dataset of captioned clips of moving shapes, with exact ground truth."""
+    from kinema_data.worlds import make_world as make
+
+    make(out, num_clips=clips, seed=seed)
+    typer.echo(f"wrote {clips} clips and manifest.jsonl to {out}")
+
+
+@train_app.command("vae")
+def train_vae(
+    config: Config = None,
+    settings: Settings = None,
+    resume: Resume = None,
+    seed: Seed = None,
+    print_config: PrintConfig = False,
+) -> None:
+    """Train a video VAE."""
+    from kinema.training.run import train_vae as train
+
+    train(config, _settings(settings, seed), resume=resume, print_only=print_config)
+
+
+@train_app.command("clip")
+def train_clip(
+    config: Config = None,
+    settings: Settings = None,
+    resume: Resume = None,
+    seed: Seed = None,
+    print_config: PrintConfig = False,
+) -> None:
+    """Train a CLIP on captions and frames."""
+    from kinema.training.run import train_clip as train
+
+    train(config, _settings(settings, seed), resume=resume, print_only=print_config)
+
+
+@train_app.command("dit")
+def train_dit(
+    config: Config = None,
+    settings: Settings = None,
+    resume: Resume = None,
+    seed: Seed = None,
+    print_config: PrintConfig = False,
+) -> None:
+    """Train a diffusion transformer on a VAE's latents."""
+    from kinema.training.run import train_dit as train
+
+    train(config, _settings(settings, seed), resume=resume, print_only=print_config)
+
+
+@app.command()
+def encode(
+    config: Config = None,
+    settings: Settings = None,
+    seed: Seed = None,
+    print_config: PrintConfig = False,
+) -> None:
+    """Cache latents and text features of a dataset."""
+    from kinema.encode import encode_command
+
+    encode_command(config, _settings(settings, seed), print_only=print_config)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One clip a prompt.")],
+    frames: Frames = 9,
+    height: Height = 32,
+    width: Width = 32,
+    frame_rate: FrameRate = 8.0,
+    steps: Steps = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    out: Out = "generated",
+) -> None:
+    """Make videos, or images (--frames 1), from prompts."""
+    from kinema.generate import Sizes, generate_command
+
+    sizes = Sizes(frames, height, width, frame_rate)
+    for path in generate_command(model, prompts, sizes=sizes, steps=steps, seed=seed, out=out):
+        typer.echo(f"wrote {path}")
+
+
+@app.command()
+def animate(
+    model: Model,
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The first frame; its size is the video's.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What happens.")] = "",
+    frames: Frames = 9,
+    frame_rate: FrameRate = 8.0,
+    steps: Steps = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    out: Out = "generated",
+) -> None:
+    """Make a video that begins with an image."""
+    from kinema.generate import animate_command
+
+    path = animate_command(model, image, prompt, frames=frames, frame_rate=frame_rate, steps=steps, seed=seed, out=out)
+    typer.echo(f"wrote {path}")
+
+
+@app.command()
+def evaluate(
+    config: Config = None,
+    settings: Settings = None,
+    seed: Seed = None,
+    print_config: PrintConfig = False,
+) -> None:
+    """Score a model: prompts of a split, generated and compared with its clips."""
+    from kinema.evaluate import evaluate_command
+
+    evaluate_command(config, _settings(settings, seed), print_only=print_config)
+
+
+def _settings(words: list[str] | None, seed: int | None) -> list[str]:
+    return [*(words or []), *(f"{key}={value}" for key, value in _given(seed=seed).items())]
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that the user gave; the others keep the callee's default."""
+    return {key: value for key, value in options.items() if value is not None}
