@@ -1,6 +1,7 @@
 """Every component of kinema-text under the contract tests of its kind."""
 
 from kinema_core.testing import ImageTextContract, TextEncoderContract, randomise
+
 from kinema_text import OpenClipImageText, OpenClipText, TinyText
 
 

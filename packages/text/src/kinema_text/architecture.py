@@ -93,10 +93,8 @@ def _tag(name: str, pretrained: str | None) -> dict[str, Any]:
         return {}
     tag = open_clip.get_pretrained_cfg(name, pretrained)
     if not tag:
-        known = open_clip.list_pretrained_tags_by_model(name)
-        raise ValueError(
-            f"pretrained={pretrained!r} is neither a file nor a tag of {name!r}; its tags are {', '.join(known) or 'none'}"
-        )
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ValueError(f"pretrained={pretrained!r} is neither a file nor a tag of {name!r}; its tags are {known}")
     return tag
 
 

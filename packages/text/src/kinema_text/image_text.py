@@ -142,7 +142,7 @@ class OpenClipImageText(ImageText):
         return tokens, mask, pooled
 
     def forward(self, images: Tensor, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Image embeddings (B, E), text embeddings (B, E), and the scale of the logits: the inputs of open_clip's losses."""
+        """Embeddings of images and of captions, (B, E) each, and the scale of the logits: what open_clip's losses take."""
         scale = self.model.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
         return self.encode_image(images), self.encode_text(captions), scale
 

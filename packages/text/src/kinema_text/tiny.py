@@ -1,6 +1,6 @@
 """A small bidirectional transformer over words, trained jointly with the diffusion transformer.
 
-Letters: B captions, S tokens, D width, H heads.
+Letters: B captions, S tokens of the longest, N tokens of all, D width.
 """
 
 import torch
@@ -13,7 +13,7 @@ from kinema_text.words import PAD, START, HashEmbedding, pad_ids, word_ids
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block over packed tokens: what is no token costs nothing outside the attention."""
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -25,20 +25,26 @@ class Block(nn.Module):
         self.expand = nn.Linear(width, int(mlp_ratio * width))
         self.contract = nn.Linear(int(mlp_ratio * width), width)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """(B, S, D) with an additive bias (B, 1, 1, S), -inf for padding -> (B, S, D)."""
-        q, k, v = rearrange(self.to_qkv(self.norm_attention(x)), "b s (n h d) -> n b h s d", n=3, h=self.num_heads)
+    def forward(self, x: Tensor, places: Tensor, bias: Tensor) -> Tensor:
+        """Packed (N, D), the place of each token among B * S, an additive bias (B, 1, 1, S) -> (N, D)."""
+        qkv = unpack(self.to_qkv(self.norm_attention(x)), places, bias.shape[0] * bias.shape[-1])
+        q, k, v = rearrange(qkv, "(b s) (n h d) -> n b h s d", b=bias.shape[0], n=3, h=self.num_heads)
         # Written out: the fused attention's backward is slow on a CPU for sequences this short.
         weights = (q @ k.mT * q.shape[-1] ** -0.5 + bias).softmax(-1)
-        x = x + self.to_out(rearrange(weights @ v, "b h s d -> b s (h d)"))
+        x = x + self.to_out(rearrange(weights @ v, "b h s d -> (b s) (h d)")[places])
         return x + self.contract(gelu(self.expand(self.norm_mlp(x))))
+
+
+def unpack(x: Tensor, places: Tensor, length: int) -> Tensor:
+    """Packed (N, D) -> (length, D), zero where there is no token."""
+    return x.new_zeros(length, x.shape[1]).index_copy(0, places, x)
 
 
 class TinyText(TextEncoder):
     """Words -> a few transformer blocks -> a token a word, and their mean as pooled features.
 
-    Words are hashed (see `kinema_text.words`), so there is no vocabulary and every word has an embedding. Words are
-    what letters, digits and underscores make of the lower-cased caption: fit for languages that put spaces between them.
+    Words are hashed (see `kinema_text.words`), so there is no vocabulary and every word has an embedding. A word
+    is a run of letters, digits and underscores in the lower-cased caption: fit for languages that write spaces.
 
     Args:
         width: D of tokens and pooled features.
@@ -84,10 +90,10 @@ class TinyText(TextEncoder):
         """
         ids = pad_ids([[START, *word_ids(caption)][: self.max_tokens] for caption in captions], self.places.device)
         mask = ids != PAD  # (B, S)
-        x = self.words(ids) + self.places[: ids.shape[1]]  # (B, S, D)
-        bias = x.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)[:, None, None]  # (B, 1, 1, S)
+        bias = self.places.new_zeros(mask.shape).masked_fill(~mask, -torch.inf)[:, None, None]  # (B, 1, 1, S)
+        packed = mask.flatten().nonzero()[:, 0]  # (N,)
+        x = self.words(ids.flatten()[packed]) + self.places[packed % ids.shape[1]]  # (N, D)
         for block in self.blocks:
-            x = block(x, bias)
-        tokens = self.norm_out(x)
-        weights = mask / mask.sum(1, keepdim=True)  # (B, S)
-        return TextFeatures(tokens, mask, torch.einsum("bsd,bs->bd", tokens, weights.to(tokens)))
+            x = block(x, packed, bias)
+        tokens = unpack(self.norm_out(x), packed, ids.numel()).unflatten(0, ids.shape)  # (B, S, D), padding is zero
+        return TextFeatures(tokens, mask, tokens.sum(1) / mask.sum(1, keepdim=True))
