@@ -1,0 +1,1 @@
+"""Noise laws, one a file."""
