@@ -206,8 +206,15 @@ class Conditioning(_Movable):
 
     @staticmethod
     def cat(parts: Sequence["Conditioning"]) -> "Conditioning":
-        """The conditioning of all clips of `parts` in one, text padded to the longest."""
+        """The conditioning of all clips of `parts` in one, text padded to the longest.
+
+        Raises:
+            ValueError: the parts have not the same streams and names.
+        """
         first = parts[0]
+        if any(p.cells.keys() != first.cells.keys() or p.clips.keys() != first.clips.keys() for p in parts):
+            names = [sorted([*part.cells, *part.clips]) for part in parts]
+            raise ValueError(f"cannot join conditioning of different names: {names}")
         return Conditioning(
             tuple(TextFeatures.cat(streams) for streams in zip(*(part.text for part in parts), strict=True)),
             {name: torch.cat([part.cells[name] for part in parts]) for name in first.cells},

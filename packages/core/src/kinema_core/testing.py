@@ -64,12 +64,14 @@ class LinearLaw(Diffusion):
         return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)[:, None].expand(-1, len(num_tokens))
 
     def denoise(self, net: Net, x: Ragged, t: Tensor, cond: Conditioning) -> Tensor:
-        return net(x, t, cond)
+        return torch.where(t[:, None] > 0, net(x, t, cond), x.values)
 
     def loss(self, net: Net, x0: Ragged, noise: Tensor, t: Tensor, cond: Conditioning, free: Tensor) -> Tensor:
         t = torch.where(free, t, 0)
         x_t = x0.replace((1 - t)[:, None] * x0.values + t[:, None] * noise)
-        return x0.mean_per_clip((net(x_t, t, cond) - x0.values).square().mean(-1), free)
+        # Selected before it is squared: the gradient of an infinite square is no number, even times 0.
+        error = torch.where(free[:, None], net(x_t, t, cond) - x0.values, 0)
+        return x0.mean_per_clip(error.square().mean(-1), free)
 
 
 def gaussian_denoiser(law: Diffusion, mean: float, std: float) -> Callable[[Tensor, Tensor], Tensor]:
