@@ -10,6 +10,7 @@ from kinema_data.decoding import (
     read_frames,
     read_metadata,
 )
+from kinema_data.manifest import ManifestDataset
 from kinema_data.video import VideoWriter, enlarge, to_float, to_uint8, write_image, write_preview, write_video
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ClipSize",
     "DecodedClip",
     "Limits",
+    "ManifestDataset",
     "VideoWriter",
     "enlarge",
     "probe",

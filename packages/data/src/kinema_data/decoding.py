@@ -242,9 +242,9 @@ def _video(file: BinaryIO, path: str, limits: Limits) -> Iterator[tuple[InputCon
 
 
 def _packets(
-    container: InputContainer, stream: VideoStream, path: str, limits: Limits
+    container: InputContainer, stream: VideoStream, path: str, limits: Limits, whole: bool = True
 ) -> Iterator["av.packet.Packet[VideoStream]"]:
-    """All packets and the closing empty one; fewer than the header promises is an error. Decode errors are ours too."""
+    """All packets and the closing empty one; `whole`: fewer than the header promises are an error."""
     deadline = time.monotonic() + limits.seconds
     count = 0
     try:
@@ -255,16 +255,16 @@ def _packets(
             yield packet
     except (FFmpegError, EOFError) as error:
         raise BadClip("corrupt", path, f"breaks off: {_reason(error)}") from error
-    if count < stream.frames:
+    if whole and count < stream.frames:
         raise BadClip("truncated", path, f"holds {count} of the {stream.frames} frames its header promises")
 
 
 def _decoded(
-    container: InputContainer, stream: VideoStream, path: str, limits: Limits
+    container: InputContainer, stream: VideoStream, path: str, limits: Limits, whole: bool = True
 ) -> Iterator[tuple[Fraction, VideoFrame]]:
     """(time in seconds, frame) with rising times."""
     last: Fraction | None = None
-    for packet in _packets(container, stream, path, limits):
+    for packet in _packets(container, stream, path, limits, whole):
         try:
             frames = packet.decode()
         except (FFmpegError, EOFError) as error:
@@ -297,14 +297,13 @@ def _shown_at(
     frames: list[NDArray[np.uint8]] = []
     shown: VideoFrame | None = None
     moment = 0.0
-    for pts, frame in _decoded(container, stream, path, limits):
+    for pts, frame in _decoded(container, stream, path, limits, whole=times[0] <= 0):
         moment = float(pts - first)
         # The frame before is shown until this one begins.
-        until = sum(1 for t in times[len(frames) :] if t + early < moment)
-        if until and shown is not None:
-            frames += [convert(shown)] * until
-        if len(frames) == len(times):
-            return np.stack(frames)
+        while shown is not None and times[len(frames)] + early < moment:
+            frames.append(convert(shown))
+            if len(frames) == len(times):
+                return np.stack(frames)
         shown = frame
     rest = len(times) - len(frames)
     if shown is None or times[-1] > moment + 1 / float(stream.average_rate or DEFAULT_FRAME_RATE) + early:
