@@ -19,11 +19,9 @@ def packages() -> list[Path]:
     return [core, *siblings, *(p.parent for p in ROOT.glob("apps/pyproject.toml"))]
 
 
-def dependency_group(folder: Path, group: str) -> list[str]:
-    """The requirements of `[dependency-groups]` in a folder's pyproject.toml; empty where it has no such group."""
-    import tomllib  # noqa: PLC0415  an older Python has to reach the message in `create`
-
-    return tomllib.loads((folder / "pyproject.toml").read_text()).get("dependency-groups", {}).get(group, [])
+def with_tests(folder: Path) -> str:
+    """What pip is given for a package and what its tests need."""
+    return f"{folder}[test]"
 
 
 def python_of(environment: Path) -> Path:
@@ -33,7 +31,7 @@ def python_of(environment: Path) -> Path:
 
 def create(environment: Path) -> None:
     """Make an empty virtual environment with pip, or leave the one that works."""
-    if sys.version_info < (3, 11):  # noqa: UP036  any python3 may start this script
+    if sys.version_info < (3, 11):  # noqa: UP036  any python3 may start these tools
         sys.exit(f"Kinema needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}")
     if not python_of(environment).exists():
         venv.create(environment, with_pip=True, clear=environment.exists())

@@ -6,7 +6,6 @@ read from its pyproject.toml when it is installed, so a change there has to be i
 """
 
 import hashlib
-import sys
 import time
 
 import environments
@@ -25,6 +24,13 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
+def development_tools() -> list[str]:
+    """The requirements of the root's dependency group `dev`."""
+    import tomllib  # noqa: PLC0415  an older Python has to reach the message in `environments.create`
+
+    return tomllib.loads((environments.ROOT / "pyproject.toml").read_text())["dependency-groups"]["dev"]
+
+
 def main() -> None:
     """Make or renew the environment."""
     wanted = fingerprint()
@@ -33,17 +39,13 @@ def main() -> None:
     start = time.monotonic()
     print("Setting up .venv (a few minutes the first time)", flush=True)
     environments.create(ENVIRONMENT)
-    packages = environments.packages()
-    tools = environments.dependency_group(environments.ROOT, "dev")
-    for folder in packages:
-        tools += environments.dependency_group(folder, "test")
-    editable = [argument for folder in packages for argument in ("-e", folder)]
+    editable = [part for folder in environments.packages() for part in ("-e", environments.with_tests(folder))]
     # One call, so that pip weighs every package's range against the others of this checkout.
-    environments.install(ENVIRONMENT, *editable, *tools)
+    environments.install(ENVIRONMENT, *editable, *development_tools())
     environments.repair_torchvision(ENVIRONMENT)
     STAMP.write_text(wanted)
     print(f".venv is ready ({time.monotonic() - start:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -15,7 +15,7 @@ from pathlib import Path
 import environments
 
 FOLDER = environments.ROOT / ".venvs"
-CORE = FOLDER / "core"
+BASE = FOLDER / "base"  # core and pytest; copied for each package, and left as it is
 NO_TESTS_COLLECTED = 5
 HEAVY = ("lightning", "pytorch_lightning", "transformers", "mlflow", "open_clip")
 
@@ -41,13 +41,12 @@ def check(folder: Path, others: Sequence[Path]) -> tuple[bool, str]:
     """Install a package beside core, check and test it there; (passed, what was printed)."""
     environment = FOLDER / folder.name
     start = time.monotonic()
-    if environment != CORE:
-        environments.copy(CORE, environment)
-        environments.install(environment, folder, *environments.dependency_group(folder, "test"))
-        environments.repair_torchvision(environment)
+    environments.copy(BASE, environment)
+    environments.install(environment, environments.with_tests(folder))
+    environments.repair_torchvision(environment)
     installed = time.monotonic() - start
     python = environments.python_of(environment)
-    absent = [import_name(other) for other in others if other not in (folder, environments.ROOT / "packages" / "core")]
+    absent = [import_name(other) for other in others if other.name not in (folder.name, "core")]
     lines = [f"== {folder.name}: installed in {installed:.0f} s"]
     # -P: the working folder is no place to import from.
     for command in (
@@ -57,12 +56,10 @@ def check(folder: Path, others: Sequence[Path]) -> tuple[bool, str]:
         [python, "-P", "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", folder / "tests"],
     ):
         done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        lines.append(done.stdout.strip())
+        lines += [done.stdout.strip()] if done.stdout.strip() else []
         if done.returncode:
             return False, "\n".join([*lines, f"== {folder.name}: FAILED"])
-    # Kept after a failure, to look into.
-    if environment != CORE:
-        shutil.rmtree(environment)
+    shutil.rmtree(environment)  # kept after a failure, to look into
     return True, "\n".join([*lines, f"== {folder.name}: passed in {time.monotonic() - start:.0f} s"])
 
 
@@ -74,8 +71,8 @@ def main(names: Sequence[str]) -> int:
         print(f"no package {', '.join(sorted(unknown))}; there are {', '.join(f.name for f in every)}")
         return 2
     shutil.rmtree(FOLDER, ignore_errors=True)
-    environments.create(CORE)
-    environments.install(CORE, every[0], "pytest", *environments.dependency_group(every[0], "test"))
+    environments.create(BASE)
+    environments.install(BASE, environments.with_tests(every[0]))
     failed = []
     chosen = [folder for folder in every if folder.name in names or not names]
     with ThreadPoolExecutor(max_workers=2) as pool:
