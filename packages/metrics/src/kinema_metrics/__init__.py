@@ -1,1 +1,30 @@
-"""Measures of generated video."""
+"""Measures of generated video: Frechet distance, CLIP scores, pixel measures and the judge of made worlds."""
+
+from kinema_metrics.adapter import TorchMetrics
+from kinema_metrics.clip_features import ClipFeatures
+from kinema_metrics.clip_score import ClipFrameConsistency, ClipScore
+from kinema_metrics.frechet import frechet_distance, frechet_from_features, kernel_distance
+from kinema_metrics.fvd import FVD
+from kinema_metrics.passes import video_features, weights_hash
+from kinema_metrics.pixels import frame_difference, psnr, ssim
+from kinema_metrics.retrieval import ClipRetrieval, retrieval_accuracy
+from kinema_metrics.state import ScoringMetric
+
+__all__ = [
+    "FVD",
+    "ClipFeatures",
+    "ClipFrameConsistency",
+    "ClipRetrieval",
+    "ClipScore",
+    "ScoringMetric",
+    "TorchMetrics",
+    "frame_difference",
+    "frechet_distance",
+    "frechet_from_features",
+    "kernel_distance",
+    "psnr",
+    "retrieval_accuracy",
+    "ssim",
+    "video_features",
+    "weights_hash",
+]
