@@ -1,5 +1,6 @@
 """Clips in and out: video files, manifests, token-budget batches and latent caches."""
 
+from kinema_data.cache import CachedLatents, LatentClip, LatentWriter, weights_hash
 from kinema_data.decoding import (
     BadClip,
     ClipSize,
@@ -10,16 +11,28 @@ from kinema_data.decoding import (
     read_frames,
     read_metadata,
 )
+from kinema_data.loading import Batch, ReplacingDataset, Skip, SkipLog, collate
 from kinema_data.manifest import ManifestDataset
+from kinema_data.sampler import Draw, TokenBudgetSampler
 from kinema_data.video import VideoWriter, enlarge, to_float, to_uint8, write_image, write_preview, write_video
 
 __all__ = [
     "BadClip",
+    "Batch",
+    "CachedLatents",
     "ClipSize",
     "DecodedClip",
+    "Draw",
+    "LatentClip",
+    "LatentWriter",
     "Limits",
     "ManifestDataset",
+    "ReplacingDataset",
+    "Skip",
+    "SkipLog",
+    "TokenBudgetSampler",
     "VideoWriter",
+    "collate",
     "enlarge",
     "probe",
     "read_clip",
@@ -27,6 +40,7 @@ __all__ = [
     "read_metadata",
     "to_float",
     "to_uint8",
+    "weights_hash",
     "write_image",
     "write_preview",
     "write_video",
