@@ -1,0 +1,190 @@
+"""From prompts to clips: `Pipeline.generate`, and every task as the same walk with another keep mask."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from kinema_core import (
+    Clip,
+    Conditioning,
+    Diffusion,
+    DiT,
+    Guidance,
+    Ragged,
+    Sampler,
+    TextEncoder,
+    VideoVAE,
+    seeded_normal,
+)
+from torch import Tensor
+
+from kinema.tasks import Keep, frames_mask, snapped
+
+#: Latent cells of a pack in sampling; bounds the memory and keeps the matrices large.
+PACK_CELLS = 16384
+
+
+@dataclass(frozen=True)
+class Request:
+    """One clip to generate.
+
+    Attributes:
+        prompt: any text; empty is allowed.
+        frames: 1 + st * n of the VAE's temporal stride; 1 is an image.
+        height, width: in pixels, any size.
+        frame_rate: frames per second.
+        id: the noise depends on (seed, id) alone.
+        given: a clip of the same size whose kept latent frames stay.
+        keep_frames: which latent frames of `given` stay.
+    """
+
+    prompt: str
+    frames: int = 9
+    height: int = 32
+    width: int = 32
+    frame_rate: float = 8.0
+    id: str = "0"
+    given: Tensor | None = None
+    keep_frames: tuple[int, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The built components that generation needs.
+
+    Attributes:
+        vae, text, dit, law: the model; `text` holds the encoders in the order of their streams.
+        sampler, guidance, num_steps: the defaults of `generate`.
+    """
+
+    vae: VideoVAE
+    text: tuple[TextEncoder, ...]
+    dit: DiT
+    law: Diffusion
+    sampler: Sampler
+    guidance: Guidance
+    num_steps: int = 20
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Clip]:
+        """Clips in the order of the requests; each depends on its own request and the seed alone.
+
+        Args:
+            requests: what to generate, sizes mixed as you like.
+            seed: of the noise.
+            progress: called with the number of clips done in each pack.
+
+        Raises:
+            ValueError: a size that the VAE cannot decode, or `given` of another size.
+        """
+        grids = [self.vae.latent_grid(r.frames, r.height, r.width) for r in requests]
+        clips: dict[int, Clip] = {}
+        for pack in _packs(grids):
+            chosen = [requests[i] for i in pack]
+            latents = self.sample(chosen, seed=seed)
+            for i, request, video in zip(pack, chosen, self._decode(latents, chosen), strict=True):
+                caption = {"prompt": request.prompt}
+                clips[i] = Clip(request.id, video, request.frame_rate, caption, request.meta)
+            if progress:
+                progress(len(pack))
+        return [clips[i] for i in range(len(requests))]
+
+    @torch.no_grad()
+    def sample(self, requests: Sequence[Request], *, seed: int = 0) -> list[Tensor]:
+        """Latents (C, t, h, w) of the requests, all in one pack."""
+        channels = self.vae.latent_channels
+        grids = [self.vae.latent_grid(r.frames, r.height, r.width) for r in requests]
+
+        def noise(draw: int) -> Tensor:
+            drawn = [
+                seeded_normal((channels, *grid), seed, r.id, draw) for r, grid in zip(requests, grids, strict=True)
+            ]
+            return torch.cat([z.flatten(1).T for z in drawn])
+
+        rates = [r.frame_rate / self.vae.stride[0] for r in requests]
+        x = Ragged.from_clips([torch.empty(channels, *grid) for grid in grids], rates).replace(noise(-1))
+        keep = self._keep(requests, x)
+        branches = {
+            "cond": self.conditioning([r.prompt for r in requests]),
+            "uncond": self.conditioning([""] * len(requests)),
+        }
+        guide = self.guidance.start(x, self.law)
+
+        def denoise(values: Tensor, t: Tensor) -> Tensor:
+            def predict(names: Sequence[str]) -> tuple[Tensor, ...]:
+                pack = Ragged.cat([x.replace(values)] * len(names))
+                cond = Conditioning.cat([branches[name] for name in names])
+                return self.law.denoise(self.dit, pack, t.repeat(len(names)), cond).split(len(values))
+
+            return guide(predict, values, t)
+
+        sizes = torch.tensor(x.lengths)
+        times = self.law.times(self.num_steps, sizes).float()
+        times = times.repeat_interleave(sizes, dim=1)
+        start = x.values * self.law.sigma(times[0])[:, None]
+        out = self.sampler(keep.wrap(denoise), keep.start(start), times, self.law, noise=noise)
+        return x.replace(keep.start(out)).clips()
+
+    def conditioning(self, prompts: list[str]) -> Conditioning:
+        """The text features of the prompts, one stream an encoder."""
+        return Conditioning(tuple(encoder(prompts) for encoder in self.text))
+
+    def animate(self, images: Sequence[Clip], requests: Sequence[Request], *, seed: int = 0) -> list[Clip]:
+        """Videos that begin with the given images (clips of one frame, of the requests' size)."""
+        return self.generate(
+            [replace(r, given=image.video, keep_frames=(0,)) for r, image in zip(requests, images, strict=True)],
+            seed=seed,
+        )
+
+    def _keep(self, requests: Sequence[Request], x: Ragged) -> Keep:
+        masks, given = [], []
+        for request, grid in zip(requests, x.grids, strict=True):
+            masks.append(snapped(frames_mask(grid, request.keep_frames), self.dit.patch).flatten())
+            given.append(self._given(request, grid))
+        return Keep(torch.cat(masks), torch.cat(given))
+
+    def _given(self, request: Request, grid: tuple[int, int, int]) -> Tensor:
+        """The given latents (t * h * w, C), zero beyond the frames that are given."""
+        latents = torch.zeros(self.vae.latent_channels, *grid)
+        if request.given is not None:
+            size = tuple(request.given.shape[2:])
+            if size != (request.height, request.width):
+                raise ValueError(f"the given frames are {size[0]} x {size[1]}, not {request.height} x {request.width}")
+            encoded = self.vae.encode(request.given[None])[0]
+            latents[:, : encoded.shape[1]] = encoded[:, : grid[0]]
+        return latents.flatten(1).T
+
+    @torch.no_grad()
+    def _decode(self, latents: Sequence[Tensor], requests: Sequence[Request]) -> list[Tensor]:
+        """Frames (3, T, H, W) in [-1, 1], clips of one size decoded together."""
+        out: list[Tensor | None] = [None] * len(latents)
+        sizes = [(r.frames, r.height, r.width) for r in requests]
+        for size in dict.fromkeys(sizes):
+            members = [i for i, other in enumerate(sizes) if other == size]
+            for part in (members[i : i + 32] for i in range(0, len(members), 32)):
+                frames = self.vae.decode(torch.stack([latents[i] for i in part]), size=size[1:]).clamp(-1, 1)
+                for i, video in zip(part, frames, strict=True):
+                    out[i] = video
+        return [video for video in out if video is not None]
+
+
+def _packs(grids: Sequence[tuple[int, int, int]]) -> Iterator[list[int]]:
+    """Indices in packs of at most PACK_CELLS cells, clips of one size together."""
+    pack: list[int] = []
+    cells = 0
+    for i in sorted(range(len(grids)), key=lambda i: grids[i]):
+        size = grids[i][0] * grids[i][1] * grids[i][2]
+        if pack and cells + size > PACK_CELLS:
+            yield pack
+            pack, cells = [], 0
+        pack.append(i)
+        cells += size
+    if pack:
+        yield pack

@@ -1,0 +1,110 @@
+"""Every task is a keep mask: which given latent cells stay as they are (DESIGN section 1, idea 4).
+
+Letters: B clips, N latent cells, C channels, t h w of a clip's latents.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from kinema_core import Denoise, Ragged, seeded_generator
+from torch import Generator, Tensor
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Cells that are given.
+
+    Attributes:
+        mask: (N,) bool, constant within a patch.
+        given: (N, C) clean latents; anything where the mask is false.
+    """
+
+    mask: Tensor
+    given: Tensor
+
+    def wrap(self, denoise: Denoise) -> Denoise:
+        """A denoiser that sees kept cells clean at time 0 and returns them as given."""
+        mask = self.mask[:, None]
+
+        def kept(x: Tensor, t: Tensor) -> Tensor:
+            x0 = denoise(torch.where(mask, self.given.to(x), x), torch.where(self.mask, 0, t))
+            return torch.where(mask, self.given.to(x0), x0)
+
+        return kept
+
+    def start(self, x: Tensor) -> Tensor:
+        """x (N, C) with the kept cells as given."""
+        return torch.where(self.mask[:, None], self.given.to(x), x)
+
+
+def frames_mask(grid: tuple[int, int, int], frames: Sequence[int]) -> Tensor:
+    """(t, h, w) bool: whole latent frames are kept."""
+    mask = torch.zeros(grid, dtype=torch.bool)
+    mask[list(frames)] = True
+    return mask
+
+
+def snapped(mask: Tensor, patch: tuple[int, int, int]) -> Tensor:
+    """A mask (t, h, w) with every patch kept of which any cell is: noise has to be constant within a patch."""
+    t, h, w = mask.shape
+    pt, ph, pw = patch
+    padded = torch.nn.functional.pad(mask.float(), (0, -w % pw, 0, -h % ph, 0, -t % pt))
+    blocks = torch.nn.functional.max_pool3d(padded[None, None], patch, patch)[0, 0]
+    for dim, size in enumerate(patch):
+        blocks = blocks.repeat_interleave(size, dim)
+    return blocks[:t, :h, :w].bool()
+
+
+def training_masks(
+    x: Ragged, ids: Sequence[str], patch: tuple[int, int, int], *, share: float, key: tuple[int, int]
+) -> Tensor:
+    """Random keep masks (N,) for training, so that one model serves all tasks.
+
+    Args:
+        x: the latents.
+        ids: of the clips; a clip's mask depends on (key, id) alone.
+        patch: of the transformer.
+        share: the part of the clips that keep anything.
+        key: (seed, step).
+    """
+    masks = [
+        snapped(_random_mask(grid, share, seeded_generator(*key, clip, "mask")), patch).flatten()
+        for grid, clip in zip(x.grids, ids, strict=True)
+    ]
+    return torch.cat(masks)
+
+
+def _random_mask(grid: tuple[int, int, int], share: float, generator: Generator) -> Tensor:
+    """The first frame, a head, a tail, both ends, scattered frames, or all but a box; or nothing."""
+    none = torch.zeros(grid, dtype=torch.bool)
+    t, h, w = grid
+    draw, kind, size, at = torch.rand(4, generator=generator).tolist()
+    if draw >= share:
+        return none
+    if t == 1 or kind < 1 / 6:
+        return _around_box(grid, size, torch.rand(2, generator=generator).tolist())
+    count = 1 + int(size * (t - 1))
+    if kind < 2 / 6:
+        return frames_mask(grid, [0])
+    if kind < 3 / 6:
+        return frames_mask(grid, range(count))
+    if kind < 4 / 6:
+        return frames_mask(grid, range(t - count, t))
+    if kind < 5 / 6:
+        # At least one frame in between stays free.
+        head = 1 + int(at * max(0, t - 2) / 2)
+        return frames_mask(grid, [*range(head), t - 1]) if t > 2 else frames_mask(grid, [t - 1])
+    scattered = torch.rand(t, generator=generator) < size
+    scattered[int(at * t)] = False
+    return scattered[:, None, None].expand(grid).clone()
+
+
+def _around_box(grid: tuple[int, int, int], size: float, place: list[float]) -> Tensor:
+    """All cells but those in a box of rows and columns, through all frames: in-painting."""
+    _, h, w = grid
+    height, width = (max(1, round(n * (0.3 + 0.6 * size))) for n in (h, w))
+    top, left = (int(p * (n - m + 1)) for p, n, m in zip(place, (h, w), (height, width), strict=True))
+    mask = torch.ones(grid, dtype=torch.bool)
+    mask[:, top : top + height, left : left + width] = False
+    return mask

@@ -1,0 +1,1 @@
+"""Training: the Lightning modules, the data module, the schedule and the runs that join them."""

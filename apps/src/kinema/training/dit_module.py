@@ -1,0 +1,119 @@
+"""The Lightning module that trains a diffusion transformer. Nothing in it knows which VAE, transformer, text encoder
+or law it holds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+import torch
+from kinema_core import Conditioning, Diffusion, DiT, Ragged, TextEncoder, seeded_generator, seeded_normal
+from torch import Tensor, nn
+
+from kinema.tasks import training_masks
+from kinema.text_cache import CachedText
+from kinema.training.optim import MuonAdamW, matrix_groups
+
+
+@dataclass(frozen=True)
+class LatentBatch:
+    """One rank's share of a global batch.
+
+    Attributes:
+        latents: whitened latents of B clips of any sizes.
+        ids: of the clips; noise depends on (seed, step, id) alone.
+        captions: the captions of each clip, of which one is drawn.
+        global_clips: the number of clips of all ranks in this step.
+    """
+
+    latents: Ragged
+    ids: Sequence[str]
+    captions: Sequence[Sequence[str]]
+    global_clips: int
+
+
+class DiTModule(pl.LightningModule):
+    """Trains `dit`, and the text encoders that are trainable, under a noise law.
+
+    Args:
+        dit: the transformer.
+        text: the text encoders, in the order of their streams. A frozen one's features are computed once a caption.
+        law: the noise law.
+        caption_drop: share of captions replaced by "".
+        keep_share: share of clips of which some cells are given (see `training_masks`).
+        seed: of times, noise, masks and captions.
+        lr, betas, momentum, weight_decay: see `MuonAdamW`.
+    """
+
+    def __init__(
+        self,
+        dit: DiT,
+        text: Sequence[TextEncoder],
+        law: Diffusion,
+        *,
+        caption_drop: float = 0.1,
+        keep_share: float = 0.3,
+        seed: int = 0,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.98),
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.dit = dit
+        self.text = nn.ModuleList(encoder if encoder.trainable else CachedText(encoder) for encoder in text)
+        self.law = law
+        self.caption_drop, self.keep_share, self.seed = caption_drop, keep_share, seed
+        self.optim = {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
+
+    def training_step(self, batch: LatentBatch, _: int) -> Tensor:
+        """Encode the text, draw time, noise and mask, predict, weigh."""
+        x0 = batch.latents
+        cond = Conditioning(tuple(encoder(self._captions(batch)) for encoder in self.text))
+        t, noise = self._times(batch), self._noise(batch)
+        kept = training_masks(
+            x0, batch.ids, self.dit.patch, share=self.keep_share, key=(self.seed, self.global_step)
+        ).to(noise.device)
+
+        loss = self.law.loss(self.dit, x0, noise, x0.per_cell(t), cond, ~kept)  # (B,)
+
+        self.log("train/loss", loss.mean(), batch_size=len(loss), sync_dist=False)
+        # DDP averages over ranks, which may hold different numbers of clips: every clip is to count the same.
+        return loss.sum() * self.trainer.world_size / batch.global_clips
+
+    def _captions(self, batch: LatentBatch) -> list[str]:
+        return [self._caption(*pair) for pair in zip(batch.ids, batch.captions, strict=True)]
+
+    def _caption(self, clip: str, captions: Sequence[str]) -> str:
+        drop, choice = torch.rand(2, generator=self._generator(clip, "caption")).tolist()
+        return "" if drop < self.caption_drop else captions[int(choice * len(captions))]
+
+    def _times(self, batch: LatentBatch) -> Tensor:
+        """(B,); each clip's own draw, so that it is the same on any rank."""
+        lengths = torch.tensor(batch.latents.lengths)
+        draws = [
+            self.law.sample_times(lengths[i : i + 1], self._generator(clip, "time")) for i, clip in enumerate(batch.ids)
+        ]
+        return torch.cat(draws).to(batch.latents.values.device)
+
+    def _noise(self, batch: LatentBatch) -> Tensor:
+        """(N, C), each clip's by (seed, step, id)."""
+        shape = batch.latents.values.shape
+        noise = [
+            seeded_normal((length, shape[1]), self.seed, self.global_step, clip)
+            for length, clip in zip(batch.latents.lengths, batch.ids, strict=True)
+        ]
+        return torch.cat(noise).to(batch.latents.values)
+
+    def _generator(self, clip: str, purpose: str) -> torch.Generator:
+        return seeded_generator(self.seed, self.global_step, clip, purpose)
+
+    def configure_optimizers(self) -> MuonAdamW:
+        """Muon for matrices, AdamW for the rest; the transformer's and the trainable text encoders' alike."""
+        return MuonAdamW(matrix_groups(self, outer=self._outer_layers()), **self.optim)
+
+    def _outer_layers(self) -> list[nn.Module]:
+        """The transformer's linear layers that see or make latents or noise levels: all outside its blocks."""
+        blocks = [child for child in self.dit.children() if isinstance(child, nn.ModuleList)]
+        inner = {id(layer) for block in blocks for layer in block.modules()}
+        return [m for m in self.dit.modules() if isinstance(m, nn.Linear) and id(m) not in inner]

@@ -1,0 +1,142 @@
+"""Muon for matrices and AdamW for the rest, in one optimiser, and the learning-rate schedule.
+
+torch.optim.Muon refuses convolution weights and orthogonalises in bfloat16, which CPUs without AVX512-BF16 compute a
+hundred times slower than float32; this one takes 2-D views, works on all matrices of one shape at once, and chooses the
+precision by the machine.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+
+# Quintic Newton-Schulz coefficients of Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon).
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+class MuonAdamW(Optimizer):
+    """Muon for the groups with `muon=True`, AdamW for the others.
+
+    Muon's update is scaled by 0.2 sqrt(max(rows, columns)), so that its root mean square is that of AdamW's and one
+    learning rate fits both (Moonlight, arXiv 2502.16982).
+
+    Args:
+        groups: as of `matrix_groups`.
+        lr: learning rate.
+        betas: AdamW's; Muon uses `momentum`.
+        momentum: Muon's, with Nesterov's step.
+        weight_decay: decoupled, for both.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.98),
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {"lr": lr, "betas": tuple(betas), "momentum": momentum, "weight_decay": weight_decay, "muon": False}
+        super().__init__(groups, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Update all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                (self._muon if group["muon"] else self._adamw)(params, group)
+        return loss
+
+    def _muon(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        grads = [p.grad for p in params]
+        moments = [self._slot(p, "momentum") for p in params]
+        torch._foreach_lerp_(moments, grads, 1 - group["momentum"])
+        updates = torch._foreach_lerp(grads, moments, group["momentum"])
+        by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        for p, update in zip(params, updates, strict=True):
+            matrix = update.flatten(1)
+            by_shape[matrix.shape[0], matrix.shape[1]].append((p, matrix))
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        for shape, members in by_shape.items():
+            directions = orthogonalised(torch.stack([matrix for _, matrix in members]))
+            step = -group["lr"] * 0.2 * max(shape) ** 0.5
+            for (p, _), direction in zip(members, directions.to(members[0][0].dtype), strict=True):
+                p.add_(direction.view_as(p), alpha=step)
+
+    def _adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        adamw(
+            params,
+            [p.grad for p in params],
+            [self._slot(p, "first") for p in params],
+            [self._slot(p, "second") for p in params],
+            [],
+            [self.state[p].setdefault("step", torch.zeros(())) for p in params],
+            foreach=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=1e-8,
+            maximize=False,
+        )
+
+    def _slot(self, p: Tensor, name: str) -> Tensor:
+        state = self.state[p]
+        if name not in state:
+            state[name] = torch.zeros_like(p)
+        return state[name]
+
+
+def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Roughly the nearest semi-orthogonal matrices to (K, rows, columns), by Newton-Schulz iteration."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.transpose(1, 2)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.transpose(1, 2)
+        x = a * x + torch.baddbmm(b * gram, gram, gram, alpha=c) @ x
+    return x.transpose(1, 2) if tall else x
+
+
+def matrix_groups(module: nn.Module, outer: Iterable[nn.Module] = ()) -> list[dict[str, Any]]:
+    """The trainable parameters as two groups for `MuonAdamW`: weights inside the network, and the rest.
+
+    Muon suits weights that map features to features; embeddings and the modules in `outer` (first and last layers),
+    biases, norms and tables go to AdamW.
+    """
+    outside = {id(p) for layer in outer for p in layer.parameters()}
+    inside = {
+        id(layer.weight)
+        for layer in module.modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d) and id(layer.weight) not in outside
+    }
+    params = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in params if id(p) in inside], "muon": True},
+        {"params": [p for p in params if id(p) not in inside], "muon": False},
+    ]
+
+
+def trapezoid(warmup: float, decay: float) -> Callable[[float], float]:
+    """Learning-rate factor over progress in [0, 1]: a linear rise over `warmup`, 1, a linear fall to 0 over `decay`."""
+
+    def factor(progress: float) -> float:
+        rise = min(1.0, progress / warmup) if warmup else 1.0
+        return rise * min(1.0, max(0.0, (1 - progress) / decay)) if decay else rise
+
+    return factor

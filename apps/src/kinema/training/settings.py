@@ -1,0 +1,140 @@
+"""The typed defaults of `kinema train` and `kinema encode`: what a YAML file and the command line change."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kinema.config import component, component_set
+
+
+@dataclass
+class OptimSettings:
+    """Muon for matrices, AdamW for the rest, one learning rate for both (see `MuonAdamW`).
+
+    The rate rises over the first `warmup` of the run and falls to zero over its last `decay`.
+    """
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    momentum: float = 0.95
+    weight_decay: float = 0.0
+    warmup: float = 0.02
+    decay: float = 0.5
+
+
+@dataclass
+class TrainerSettings:
+    """How long and on what. The run ends at `max_steps` or after `max_minutes`, whichever comes first.
+
+    `devices` processes share each global batch; `threads` CPU threads each (None: as torch likes).
+    """
+
+    max_steps: int | None = None
+    max_minutes: float | None = None
+    accelerator: str = "auto"
+    devices: int = 1
+    threads: int | None = None
+    precision: str = "32-true"
+    clip_norm: float = 1.0
+    ema: float = 0.999
+    log_every: int = 25
+    evaluate_every: int | None = None
+    checkpoint_minutes: float | None = 10.0
+
+    def __post_init__(self) -> None:
+        if self.max_steps is None and self.max_minutes is None:
+            raise ValueError("max_steps or max_minutes needs a value: when is the run to end?")
+
+
+@dataclass
+class RunSettings:
+    """Where the run is recorded. `out` is the model folder that is written at the end."""
+
+    out: str = "model"
+    dir: str = "runs"
+    id: str | None = None
+    experiment: str = "kinema"
+    tracking_uri: str | None = None
+
+
+@dataclass
+class VAETraining:
+    """`kinema train vae`: mean squared error + `l1` times absolute error + `kl` times the divergence from N(0, 1)."""
+
+    seed: int = 0
+    vae: dict[str, Any] = component("vae", name="causal3d")
+    data: dict[str, Any] = component("dataset", name="manifest", path="world", split="train")
+    validation: dict[str, Any] | None = component("dataset", name="manifest", path="world", split="choose")
+    batch_pixels: int = 73728
+    validation_clips: int = 64
+    whitening_clips: int = 256
+    l1: float = 0.2
+    kl: float = 1e-4
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    trainer: TrainerSettings = field(default_factory=lambda: TrainerSettings(max_steps=10000))
+    run: RunSettings = field(default_factory=lambda: RunSettings(out="models/vae"))
+
+
+@dataclass
+class CLIPTraining:
+    """`kinema train clip`: contrastive training of the CLIP inside a text encoder on captions and frames."""
+
+    seed: int = 0
+    text: dict[str, Any] = component("text", name="open_clip", trainable=True)
+    data: dict[str, Any] = component("dataset", name="manifest", path="world", split="train")
+    validation: dict[str, Any] | None = component("dataset", name="manifest", path="world", split="choose")
+    batch_clips: int = 128
+    validation_clips: int = 256
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    trainer: TrainerSettings = field(default_factory=lambda: TrainerSettings(max_steps=2000))
+    run: RunSettings = field(default_factory=lambda: RunSettings(out="models/clip"))
+
+
+@dataclass
+class Encoding:
+    """`kinema encode`: cache a dataset's latents, and its captions' features where the text encoder is frozen."""
+
+    seed: int = 0
+    model: str = "models/vae"
+    data: dict[str, Any] = component("dataset", name="manifest", path="world", split="train")
+    text: dict[str, dict[str, Any]] = component_set("text")
+    out: str = "cache"
+    batch_pixels: int = 589824
+
+
+@dataclass
+class SampleSettings:
+    """Clips sampled while training, from captions of `validation`."""
+
+    clips: int = 32
+    sampler: dict[str, Any] = component("sampler", name="dpmpp_2m")
+    guidance: dict[str, Any] = component("guidance", name="cfg", scale=2.0)
+    num_steps: int = 20
+
+
+@dataclass
+class DiTTraining:
+    """`kinema train dit`: a diffusion transformer on the cached latents of a VAE.
+
+    Attributes:
+        vae: model folder of the VAE that wrote the cache.
+        clip: model folder of the CLIP that scores samples, or None.
+        caption_drop: share of captions replaced by "", for guidance.
+        keep_share: share of clips with a random keep mask, so that one model serves all tasks.
+        batch_cells: latent cells of all clips of a global batch.
+    """
+
+    seed: int = 0
+    vae: str = "models/vae"
+    clip: str | None = None
+    cache: str = "cache"
+    validation: dict[str, Any] | None = component("dataset", name="manifest", path="world", split="choose")
+    text: dict[str, dict[str, Any]] = component_set("text", main={"name": "tiny"})
+    dit: dict[str, Any] = component("dit", name="video_dit")
+    diffusion: dict[str, Any] = component("diffusion", name="flow")
+    batch_cells: int = 16384
+    caption_drop: float = 0.1
+    keep_share: float = 0.3
+    samples: SampleSettings = field(default_factory=SampleSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    trainer: TrainerSettings = field(default_factory=lambda: TrainerSettings(max_steps=10000))
+    run: RunSettings = field(default_factory=lambda: RunSettings(out="models/dit"))

@@ -1,0 +1,80 @@
+"""The Lightning module that trains a VAE."""
+
+import lightning.pytorch as pl
+import torch
+from kinema_core import Clip, VideoVAE, seeded_generator
+from torch import Tensor
+
+from kinema.training.optim import MuonAdamW, matrix_groups
+
+
+class VAEModule(pl.LightningModule):
+    """Reconstruction with a little pull of the latents towards N(0, 1).
+
+    Args:
+        vae: the network; a `VideoVAE` of any kind.
+        l1: weight of the absolute error beside the squared error.
+        kl: weight of the divergence, summed over nothing: the mean over latent values.
+        seed: of the posterior's samples.
+        lr, betas, momentum, weight_decay: see `MuonAdamW`.
+    """
+
+    def __init__(
+        self,
+        vae: VideoVAE,
+        *,
+        l1: float = 0.2,
+        kl: float = 1e-4,
+        seed: int = 0,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.98),
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.vae = vae
+        self.l1, self.kl, self.seed = l1, kl, seed
+        self.optim = {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
+
+    def training_step(self, batch: list[Clip], _: int) -> Tensor:
+        """Clips of one size -> the loss."""
+        video = torch.stack([clip.video for clip in batch])  # (B, 3, T, H, W)
+        mean, log_variance = self.vae.posterior(video)
+        decoded = self.vae.decode(self._sampled(mean, log_variance, batch), size=(video.shape[3], video.shape[4]))
+
+        error = decoded - video
+        squared, absolute = error.square().mean(), error.abs().mean()
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        loss = squared + self.l1 * absolute + self.kl * divergence
+        self.log_dict({"train/loss": loss, "train/mse": squared, "train/kl": divergence}, batch_size=len(batch))
+        return loss
+
+    def _sampled(self, mean: Tensor, log_variance: Tensor, batch: list[Clip]) -> Tensor:
+        """A sample of the posterior; a clip's noise depends on (seed, step, id) alone."""
+        noise = torch.stack(
+            [
+                torch.randn(mean.shape[1:], generator=seeded_generator(self.seed, self.global_step, clip.id))
+                for clip in batch
+            ]
+        )
+        return mean + noise.to(mean) * (0.5 * log_variance).exp()
+
+    def configure_optimizers(self) -> MuonAdamW:
+        """Muon for the convolutions, AdamW for the rest."""
+        return MuonAdamW(matrix_groups(self.vae), **self.optim)
+
+
+@torch.no_grad()
+def whiten(vae: VideoVAE, clips: list[Clip]) -> None:
+    """Set the VAE's whitening to the statistics of these clips' latents."""
+    means = [vae.posterior(clip.video[None])[0][0].flatten(1) for clip in clips]  # (C, cells) each
+    values = torch.cat(means, dim=1)
+    vae.set_whitening(values.mean(1), values.std(1))
+
+
+def reconstruct(vae: VideoVAE, clip: Clip) -> Clip:
+    """The clip after encoding and decoding."""
+    with torch.no_grad():
+        size = (clip.video.shape[2], clip.video.shape[3])
+        video = vae.decode(vae.encode(clip.video[None]), size=size)[0].clamp(-1, 1)
+    return Clip(clip.id, video, clip.frame_rate, clip.captions, clip.meta)
