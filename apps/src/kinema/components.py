@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import fsspec
 import kinema_core
-from kinema_core import Registry, nearest
+from kinema_core import Registry, TextEncoder, VideoVAE, nearest
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -119,21 +119,42 @@ def load_weights(module: nn.Module, source: str, *, where: str) -> None:
         raise ConfigError(f"{where}: there are no weights at {source}") from None
     except SafetensorError as error:
         raise ConfigError(f"{where}: {source} is no whole safetensors file ({error})") from None
-    expected = module.state_dict()
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    problems = {
-        "missing": sorted(expected.keys() - shapes.keys()),
-        "unexpected": sorted(shapes.keys() - expected.keys()),
-        "mismatched": [
-            f"{key} {shapes[key]} instead of {tuple(value.shape)}"
-            for key, value in expected.items()
-            if key in shapes and shapes[key] != tuple(value.shape)
-        ],
-    }
+    problems: dict[str, list[str]] = {}
+    try:
+        # The module's own hooks may rename keys, so torch compares, not we.
+        found = module.load_state_dict(state, strict=False)
+        problems = {"missing": found.missing_keys, "unexpected": found.unexpected_keys}
+    except RuntimeError as error:
+        sizes = re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", str(error))
+        problems = {"mismatched": [f"{key} {saved} instead of {wanted}" for key, saved, wanted in sizes]}
+        if not sizes:
+            raise
     if any(problems.values()):
         listed = "; ".join(f"{kind} {_shortened(keys)}" for kind, keys in problems.items() if keys)
         raise ConfigError(f"{where}: {source} is a checkpoint of another architecture: {listed}")
-    module.load_state_dict(state)
+
+
+def derived_widths(
+    vae: VideoVAE,
+    text: Sequence[TextEncoder],
+    *,
+    cell_widths: Mapping[str, int] | None = None,
+    clip_widths: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """What a DiT's constructor is given beside its config.
+
+    Args:
+        vae: gives the latent channels.
+        text: the encoders, in the order of their streams.
+        cell_widths, clip_widths: widths of the data's features per latent cell and per clip, by name.
+    """
+    return {
+        "latent_channels": vae.latent_channels,
+        "text_widths": tuple(encoder.width for encoder in text),
+        "pooled_widths": tuple(encoder.pooled_width for encoder in text),
+        "cell_widths": dict(cell_widths or {}),
+        "clip_widths": dict(clip_widths or {}),
+    }
 
 
 @dataclass(frozen=True)

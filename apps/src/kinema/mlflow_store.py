@@ -1,7 +1,9 @@
 """Events delivered to MLflow: always by MlflowClient and run id, since the fluent API opens stray runs."""
 
 import json
+import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,11 @@ _REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
 def default_uri() -> str:
     """MLFLOW_TRACKING_URI as it is now, or mlflow.db in the working folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+
+
+def shown(uri: str) -> str:
+    """The URI without user and password."""
+    return re.sub(r"(://)[^/@\s]*@", r"\1***@", uri)
 
 
 class MlflowStore:
@@ -68,6 +75,7 @@ class MlflowStore:
     def _connected(self) -> MlflowClient:
         if self._client is not None:
             return self._client
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tells of every table it makes
         client, known = MlflowClient(self.uri), self.folder / "mlflow.json"
         saved = json.loads(known.read_text()) if known.exists() else {}
         run = _find_run(client, saved["run_id"]) if saved.get("uri") == self.uri else None

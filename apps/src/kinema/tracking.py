@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kinema.components import origins
 from kinema.config import component_nodes, flatten, to_yaml
-from kinema.mlflow_store import MlflowStore, default_uri
+from kinema.mlflow_store import MlflowStore, default_uri, shown
 from kinema.outbox import Outbox
 
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
@@ -151,7 +151,7 @@ class MlflowTracker(Logger):
             self._running = False
         if not self.flush():
             rank_zero_warn(
-                f"MLflow at {self._shown_uri()} does not have all of this run; "
+                f"MLflow at {shown(self._store.uri)} does not have all of this run; "
                 f"{self.folder / 'metrics.jsonl'} has, and is delivered when the run is next resumed"
             )
 
@@ -163,9 +163,6 @@ class MlflowTracker(Logger):
             self._put("status", value="RUNNING", time=_now())
             self.log_tags(self._tags)
         self._outbox.put({"kind": kind, **event})
-
-    def _shown_uri(self) -> str:
-        return re.sub(r"(://)[^/@\s]*@", r"\1***@", self._store.uri)
 
 
 def _key(key: str) -> str:
