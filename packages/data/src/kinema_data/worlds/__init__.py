@@ -1,0 +1,21 @@
+"""Made worlds: captioned clips whose every attribute is known exactly."""
+
+from kinema_data.worlds.dataset import ShapesDataset
+from kinema_data.worlds.render import render, render_frames
+from kinema_data.worlds.scenes import FRAME_RATES, TRAIN_SIZES, Scene, draw_scene, prompts
+from kinema_data.worlds.world import Laws, World
+from kinema_data.worlds.write import make_world
+
+__all__ = [
+    "FRAME_RATES",
+    "TRAIN_SIZES",
+    "Laws",
+    "Scene",
+    "ShapesDataset",
+    "World",
+    "draw_scene",
+    "make_world",
+    "prompts",
+    "render",
+    "render_frames",
+]

@@ -1,0 +1,144 @@
+"""The definition of the made world: what can be seen, how large, how it moves, and which combinations are held out.
+
+Lengths are in pixels at scale 1 and are the same in every frame size: the camera stands at a fixed distance, so a
+larger frame sees more of the scene. `World.scale` multiplies all of them.
+"""
+
+import json
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+#: Colours in sRGB, 0 to 255. All pairs, and all colours and backgrounds, are at least 100 apart.
+COLOURS = {
+    "red": (215, 30, 35),
+    "orange": (250, 125, 5),
+    "yellow": (245, 225, 40),
+    "green": (20, 160, 50),
+    "cyan": (40, 215, 225),
+    "blue": (35, 75, 225),
+    "purple": (145, 30, 190),
+    "pink": (250, 120, 195),
+}
+BACKGROUNDS = {"black": (8, 8, 8), "grey": (128, 128, 128), "white": (248, 248, 248)}
+
+
+def _rectangle(x: float, y: float) -> list[list[float]]:
+    return [[-x, -y], [x, -y], [x, y], [-x, y]]
+
+
+#: Outlines at radius 1 around the centre of area, y downwards: a disc, or convex polygons whose union is the shape.
+SHAPES: dict[str, dict[str, Any]] = {
+    "circle": {"disc": 1.0},
+    "square": {"polygons": [_rectangle(0.95, 0.95)]},
+    "triangle": {"polygons": [[[0.0, -1.5], [1.2, 0.75], [-1.2, 0.75]]]},
+    "cross": {"polygons": [_rectangle(1.2, 0.42), _rectangle(0.42, 1.2)]},
+}
+#: Radius in pixels.
+SIZES = {"small": 4.8, "medium": 6.6, "large": 9.0}
+#: Motions in a straight line, as steps right and down.
+DIRECTIONS = {
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+    "up-left": (-1, -1),
+    "up-right": (1, -1),
+    "down-left": (-1, 1),
+    "down-right": (1, 1),
+}
+MOTIONS = (*DIRECTIONS, "bounce", "orbit", "grow", "shrink", "still")
+#: The motion of an image.
+NO_MOTION = "none"
+SPLITS = ("train", "choose", "report")
+
+
+@dataclass(frozen=True)
+class Laws:
+    """Numbers of the world's physics, in pixels at scale 1 and seconds."""
+
+    jitter: float = 0.03  # radii vary by this share around their class
+    speed: tuple[float, float] = (18.0, 30.0)  # px/s
+    step: tuple[float, float] = (5.0, 8.0)  # a straight motion covers at least this: below 9 frames, from 9 frames
+    bounce: tuple[float, float] = (8.0, 11.0)  # path to the wall and back, at least
+    turn: tuple[float, float] = (0.4, 0.6)  # when the wall is touched, as a share of the clip
+    orbit: tuple[float, float] = (3.0, 7.5)  # radius of an orbit
+    sweep: tuple[float, float] = (300.0, 450.0)  # degrees of an orbit in one clip
+    growth: float = 4 / 3  # grow: radius from 1/growth to growth times the class's; shrink: back
+    margin: float = 0.5  # the shape keeps this far from the frame's edge
+
+
+@dataclass(frozen=True)
+class World:
+    """A made world of one moving shape.
+
+    Attributes:
+        scale: whole number that multiplies every length.
+    """
+
+    scale: int = 1
+
+    def __post_init__(self) -> None:
+        if self.scale < 1 or self.scale != int(self.scale):
+            raise ValueError(f"scale must be a whole number from 1, got {self.scale}")
+
+    @property
+    def laws(self) -> Laws:
+        """Speeds, distances and their bounds."""
+        return Laws()
+
+    def split_of(self, colour: str, shape: str, motion: str) -> str:
+        """The split that owns a combination of colour, shape and motion."""
+        return next(split for split, triples in _TRIPLES.items() if (colour, shape, motion) in triples)
+
+    def triples(self, split: str) -> list[tuple[str, str, str]]:
+        """All (colour, shape, motion) of a split."""
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+        return _TRIPLES[split]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that a judge has to know; the content of `world.json`. Lengths are at scale 1."""
+        return {
+            "world": "shapes",
+            "version": 1,
+            "scale": self.scale,
+            "colours": {name: list(rgb) for name, rgb in COLOURS.items()},
+            "backgrounds": {name: list(rgb) for name, rgb in BACKGROUNDS.items()},
+            "shapes": SHAPES,
+            "sizes": SIZES,
+            "directions": {name: list(step) for name, step in DIRECTIONS.items()},
+            "motions": list(MOTIONS),
+            "no_motion": NO_MOTION,
+            "laws": vars(self.laws),
+            "splits": {split: [list(triple) for triple in self.triples(split)] for split in SPLITS[1:]},
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+
+def extents(shape: str) -> tuple[float, float, float, float]:
+    """How far a shape of radius 1 reaches left, right, up and down of its centre."""
+    outline = SHAPES[shape]
+    if "disc" in outline:
+        return (outline["disc"],) * 4
+    xs, ys = zip(*(vertex for polygon in outline["polygons"] for vertex in polygon), strict=True)
+    return -min(xs), max(xs), -min(ys), max(ys)
+
+
+def _split_triples() -> dict[str, list[tuple[str, str, str]]]:
+    """Held-out combinations are diagonals of the table of all.
+
+    For every shape and motion exactly one colour is held out for choosing and one for reporting, and every
+    colour-shape, colour-motion and shape-motion pair remains in train.
+    """
+    triples: dict[str, list[tuple[str, str, str]]] = {split: [] for split in SPLITS}
+    for (c, colour), (s, shape), (m, motion) in product(*map(enumerate, (COLOURS, SHAPES, MOTIONS))):
+        diagonal = (c + 2 * s + 3 * m) % len(COLOURS)
+        triples[{0: "choose", 1: "report"}.get(diagonal, "train")].append((colour, shape, motion))
+    return triples
+
+
+_TRIPLES = _split_triples()

@@ -1,0 +1,152 @@
+"""The exact judge of the made world: reads every attribute of a clip off its pixels.
+
+It knows the world from its definition (`world.json`) alone. Method and measured floors of such trackers: background
+from the border, a soft matte around the object, template overlap for shape, fitted laws for motion.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from kinema_core import Clip
+from torch import Tensor
+
+from kinema_metrics.world.blobs import Blobs, find_blobs
+from kinema_metrics.world.motion import read_motion
+from kinema_metrics.world.outlines import template, unit_area
+
+ATTRIBUTES = ("colour", "shape", "size", "motion", "background", "count")
+_NEEDED = ("scale", "colours", "backgrounds", "shapes", "sizes", "directions", "no_motion", "laws")
+#: Pixels of one batch; bounds memory.
+_BATCH_PIXELS = 600_000
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a clip shows.
+
+    Attributes:
+        colour, shape, size, motion: None where there is nothing to tell from; motion is also None where the track
+            obeys no law of the world, and the world's word for "none" in an image.
+        background: always the nearest.
+        count: objects in most frames.
+        lost: no object in more than a quarter of the frames.
+        positions: (x, y) in pixels in each frame, nan where there is no object.
+        radii: in pixels.
+        overlap: of the object and the ideal shape, over the clip: 1 is perfect.
+    """
+
+    colour: str | None
+    shape: str | None
+    size: str | None
+    motion: str | None
+    background: str
+    count: int
+    lost: bool
+    positions: tuple[tuple[float, float], ...]
+    radii: tuple[float, ...]
+    overlap: float
+
+
+class Judge:
+    """Reads clips of a made world.
+
+    Args:
+        world: its definition, or the path of its `world.json`.
+    """
+
+    def __init__(self, world: Mapping[str, Any] | str | Path) -> None:
+        if not isinstance(world, Mapping):
+            world = json.loads(Path(world).read_text())
+        missing = [key for key in _NEEDED if key not in world]
+        if missing:
+            raise ValueError(f"the world's definition lacks {', '.join(missing)}")
+        self.world = world
+        self.shapes = list(world["shapes"])
+        self.outlines = [world["shapes"][name] for name in self.shapes]
+        self.unit_areas = torch.tensor([unit_area(outline) for outline in self.outlines])
+        colours, grounds = (
+            torch.tensor(list(world[key].values()), dtype=torch.float32) for key in ("colours", "backgrounds")
+        )
+        self.contrast = 0.5 * torch.cdist(colours, grounds).min().item()
+        smallest = min(world["sizes"].values()) / world["laws"]["growth"] * world["scale"]
+        self.speck = 0.25 * self.unit_areas.min().item() * smallest**2
+
+    def read(self, clips: Sequence[Clip]) -> list[Reading]:
+        """The readings of clips of any sizes, from their pixels as 8 bit values."""
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, clip in enumerate(clips):
+            groups[tuple(clip.video.shape)].append(i)
+        readings: dict[int, Reading] = {}
+        for shape, members in groups.items():
+            most = max(_BATCH_PIXELS // (shape[1] * shape[2] * shape[3]), 1)
+            for start in range(0, len(members), most):
+                part = members[start : start + most]
+                video = torch.stack([clips[i].video.detach().float().cpu() for i in part])
+                readings.update(zip(part, self._read(video), strict=True))
+        return [readings[i] for i in range(len(clips))]
+
+    @torch.no_grad()
+    def _read(self, video: Tensor) -> list[Reading]:
+        """Readings of (B, 3, T, H, W) in [-1, 1]."""
+        world, scale = self.world, self.world["scale"]
+        levels = ((video + 1) * 127.5).round_().clamp_(0, 255).transpose(1, 2)  # (B, T, 3, H, W)
+        blobs = find_blobs(levels, contrast=self.contrast, speck=self.speck, scale=scale)
+        overlap = self._overlaps(blobs)  # (B, S)
+        shape = overlap.argmax(1)
+        radius = (blobs.area / self.unit_areas[shape][:, None]).sqrt()  # (B, T)
+        log_radius = (radius / scale).clamp(min=0.1).log()
+        share = blobs.seen.float()
+        mean_radius = ((log_radius * share).sum(1) / share.sum(1).clamp(min=1)).exp()
+        frames = video.shape[2]
+        motion: list[str | None] = [world["no_motion"]] * len(video)
+        if frames > 1:
+            motion = read_motion(blobs.centre / scale, log_radius, blobs.seen, world)
+        colour, ground = (
+            _nearest(values, world[key]) for values, key in ((blobs.colour, "colours"), (blobs.ground, "backgrounds"))
+        )
+        sizes = list(world["sizes"])
+        log_sizes = torch.tensor(list(world["sizes"].values())).log()
+        size = (mean_radius.log()[:, None] - log_sizes).abs().argmin(1)
+        lost = share.mean(1) < 0.75
+        counts = blobs.count.float().quantile(0.5, dim=1, interpolation="nearest").long()
+        centres = torch.where(blobs.seen[..., None], blobs.centre, torch.nan)
+        radii = torch.where(blobs.seen, radius, torch.nan)
+        return [
+            Reading(
+                colour=None if lost[i] else colour[i],
+                shape=None if lost[i] else self.shapes[int(shape[i])],
+                size=None if lost[i] else sizes[int(size[i])],
+                motion=None if lost[i] else motion[i],
+                background=ground[i],
+                count=int(counts[i]),
+                lost=bool(lost[i]),
+                positions=tuple((x, y) for x, y in centres[i].tolist()),
+                radii=tuple(radii[i].tolist()),
+                overlap=float(overlap[i].max()),
+            )
+            for i in range(len(video))
+        ]
+
+    def _overlaps(self, blobs: Blobs) -> Tensor:
+        """Intersection over union with each shape at the matte's own area and place, over all frames: (B, S)."""
+        height, width = blobs.matte.shape[-2:]
+        x = torch.arange(width) + 0.5 - blobs.centre[..., :1]  # (B, T, W)
+        y = torch.arange(height) + 0.5 - blobs.centre[..., 1:]  # (B, T, H)
+        overlaps = []
+        for outline, unit in zip(self.outlines, self.unit_areas, strict=True):
+            ideal = template(outline, x, y, (blobs.area / unit).sqrt())
+            both = torch.minimum(ideal, blobs.matte).sum((1, 2, 3))
+            either = ideal.sum((1, 2, 3)) + blobs.area.sum(1) - both
+            overlaps.append(both / either.clamp(min=1e-6))
+        return torch.stack(overlaps, 1)
+
+
+def _nearest(values: Tensor, palette: Mapping[str, Sequence[float]]) -> list[str]:
+    names = list(palette)
+    table = torch.tensor([palette[name] for name in names], dtype=torch.float32)
+    return [names[i] for i in torch.cdist(values, table).argmin(1).tolist()]
