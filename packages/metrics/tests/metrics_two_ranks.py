@@ -1,8 +1,9 @@
-"""Run by test_metrics_fvd.py once a rank: rank 0 holds most clips, rank 1 few or, for kept features, none."""
+"""One rank of the test in test_metrics_fvd.py: rank 0 holds all generated clips and few real ones, rank 1 the rest."""
 
 import json
 import sys
 import warnings
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -49,19 +50,22 @@ def scores(sets):
     return values | retrieval.compute(), metric
 
 
-def main(rank, store):
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+def run(rank, store):
     generated, real = clips(13, "g", 0.5), clips(9, "r", 0.3)
     alone, _ = scores((generated, real))
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    mine = (generated[:13], real[:2]) if rank == 0 else ([], real[2:])
-    together, metric = scores(mine)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=100)
+    )
+    try:
+        together, metric = scores((generated, real[:2]) if rank == 0 else ([], real[2:]))
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
     counts = [metric.protocol["num_generated"], metric.protocol["num_real"]]
-    dist.barrier()
-    print(json.dumps({"alone": alone, "together": together, "counts": counts}))  # noqa: T201
-    dist.destroy_process_group()
+    return {"alone": alone, "together": together, "counts": counts}
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    print(json.dumps(run(int(sys.argv[1]), sys.argv[2])))  # noqa: T201

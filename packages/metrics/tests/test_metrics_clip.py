@@ -184,6 +184,7 @@ def test_clip_score_by_hand():
     assert by_long.compute()["clip_score_colours"] == pytest.approx((3 + cosine) / 4, abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_clip_score_names_the_model_in_safe_characters():
     metric = ClipScore(RandomImageText())
     assert math.isnan(metric.compute()["clip_score_random-conv-1"])

@@ -9,18 +9,24 @@ from kinema_metrics.passes import video_features, weights_hash
 from kinema_metrics.pixels import frame_difference, psnr, ssim
 from kinema_metrics.retrieval import ClipRetrieval, retrieval_accuracy
 from kinema_metrics.state import ScoringMetric
+from kinema_metrics.world import ATTRIBUTES, Judge, Reading, WorldAccuracy, interval
 
 __all__ = [
+    "ATTRIBUTES",
     "FVD",
     "ClipFeatures",
     "ClipFrameConsistency",
     "ClipRetrieval",
     "ClipScore",
+    "Judge",
+    "Reading",
     "ScoringMetric",
     "TorchMetrics",
+    "WorldAccuracy",
     "frame_difference",
     "frechet_distance",
     "frechet_from_features",
+    "interval",
     "kernel_distance",
     "psnr",
     "retrieval_accuracy",

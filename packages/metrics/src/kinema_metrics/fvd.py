@@ -38,6 +38,7 @@ class FVD(ScoringMetric):
         self.keep_features = keep_features
         self.batch_size = batch_size
         self._held = (features,)  # a tuple hides the network from the module tree
+        self.label = str(features.protocol.get("name", type(features).__name__.lower()))
         width = features.num_features
         for side in ("generated", "real"):
             if keep_features:
@@ -52,11 +53,6 @@ class FVD(ScoringMetric):
     def features(self) -> FeatureExtractor:
         """The network behind the figure."""
         return self._held[0]
-
-    @property
-    def label(self) -> str:
-        """What the value is named after."""
-        return str(self.features.protocol.get("name", type(self.features).__name__.lower()))
 
     def update(self, generated: list[Clip], real: list[Clip] | None = None) -> None:
         """Add clips of any sizes; either side may be empty, and the sides need not be of one length.
