@@ -38,7 +38,7 @@ def clips() -> list[tuple[Clip, torch.Tensor]]:
 def features(captions: list[str], stream: int = 0, pooled: bool = True) -> TextFeatures:
     lengths = torch.tensor([1 + len(caption) for caption in captions])
     mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
-    tokens = torch.stack([seeded_normal((mask.shape[1], 5), caption, stream) for caption in captions])
+    tokens = torch.stack([seeded_normal((20, 5), caption, stream)[: mask.shape[1]] for caption in captions])
     return TextFeatures(tokens, mask, torch.stack([seeded_normal((4,), c) for c in captions]) if pooled else None)
 
 

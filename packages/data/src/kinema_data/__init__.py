@@ -1,19 +1,12 @@
 """Clips in and out: video files, manifests, token-budget batches and latent caches."""
 
 from kinema_data.cache import CachedLatents, LatentClip, LatentWriter, weights_hash
-from kinema_data.decoding import (
-    BadClip,
-    ClipSize,
-    DecodedClip,
-    Limits,
-    probe,
-    read_clip,
-    read_frames,
-    read_metadata,
-)
+from kinema_data.decoding import ClipSize, DecodedClip, probe, read_clip, read_frames, read_metadata
+from kinema_data.files import BadClip, Limits
 from kinema_data.loading import Batch, ReplacingDataset, Skip, SkipLog, collate
 from kinema_data.manifest import ManifestDataset
 from kinema_data.sampler import Draw, TokenBudgetSampler
+from kinema_data.sheet import contact_sheet
 from kinema_data.video import VideoWriter, enlarge, to_float, to_uint8, write_image, write_preview, write_video
 
 __all__ = [
@@ -33,6 +26,7 @@ __all__ = [
     "TokenBudgetSampler",
     "VideoWriter",
     "collate",
+    "contact_sheet",
     "enlarge",
     "probe",
     "read_clip",

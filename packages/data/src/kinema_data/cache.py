@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from kinema_data.decoding import BadClip
+from kinema_data.files import BadClip
 
 _FORMAT = 1
 _FACTS, _INDEX, _CAPTIONS = "cache.json", "index.jsonl", "captions.jsonl"

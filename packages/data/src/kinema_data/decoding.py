@@ -7,14 +7,11 @@ the file says, and chosen by their time stamps, never by counting at an average 
 import itertools
 import json
 import math
-import os
-import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
@@ -22,65 +19,24 @@ import numpy as np
 import torch
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from kinema_data.files import DEFAULT_LIMITS, BadClip, Limits, Source, check_size, opened, shrunk_size
+from kinema_data.images import is_image, opened_image, read_image
 from kinema_data.video import EXACT, METADATA_TAG
 
-#: Names that end so are read as images; all others as videos.
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 #: Frames per second of what has no rate: images and videos of one frame without one.
 DEFAULT_FRAME_RATE = 24.0
-_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 # A script (ffconcat, m3u8) or a picture named .mp4 must not be opened: FFmpeg would follow the first to other files.
 _OPTIONS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm", "protocol_whitelist": "none"}
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 _MATROSKA = b"\x1a\x45\xdf\xa3"
-# Sizes are shrunk to multiples of this, so that few distinct ones arise.
-_SHRUNK_MULTIPLE = 16
-
-Source = str | os.PathLike[str] | BinaryIO
-
-
-class BadClip(ValueError):  # noqa: N818  it is the clip that is bad
-    """A file that cannot be used.
-
-    Attributes:
-        code: missing, not_regular, empty, wrong_container, unreadable, no_video, no_frames, too_small, too_large,
-            corrupt, truncated, bad_timestamps, size_changes, timeout or size_mismatch.
-        path: the file.
-    """
-
-    def __init__(self, code: str, path: str, detail: str) -> None:
-        super().__init__(code, path, detail)
-        self.code = code
-        self.path = path
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.detail} ({self.code})"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a file may cost.
-
-    Attributes:
-        min_side: least height and width in pixels.
-        max_pixels: most pixels a frame, checked on the header before anything is decoded.
-        max_bytes: most bytes of decoded frames.
-        seconds: most seconds of decoding. Checked between frames.
-    """
-
-    min_side: int = 8
-    max_pixels: int = 2**24
-    max_bytes: int = 2**30
-    seconds: float = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,16 +58,7 @@ class ClipSize:
     frame_rate: float
 
 
-def shrunk_size(height: int, width: int, max_pixels: int | None) -> tuple[int, int]:
-    """The size a frame is read at: itself up to `max_pixels`, else of that area, same shape, multiples of 16."""
-    if max_pixels is None or height * width <= max_pixels:
-        return height, width
-    scale = math.sqrt(max_pixels / (height * width))
-    h, w = (max(1, int(side * scale / _SHRUNK_MULTIPLE)) * _SHRUNK_MULTIPLE for side in (height, width))
-    return h, w
-
-
-def read_clip(source: Source, *, max_pixels: int | None = None, limits: Limits = Limits()) -> DecodedClip:
+def read_clip(source: Source, *, max_pixels: int | None = None, limits: Limits = DEFAULT_LIMITS) -> DecodedClip:
     """Read all frames of a video, or an image as a video of one frame.
 
     Args:
@@ -122,9 +69,9 @@ def read_clip(source: Source, *, max_pixels: int | None = None, limits: Limits =
     Raises:
         BadClip: the file cannot be used.
     """
-    with _opened(source) as (file, path):
-        if path.lower().endswith(IMAGE_SUFFIXES):
-            return DecodedClip(_image(file, path, max_pixels, limits), DEFAULT_FRAME_RATE, torch.zeros(1).double())
+    with opened(source) as (file, path):
+        if is_image(path):
+            return DecodedClip(read_image(file, path, max_pixels, limits), DEFAULT_FRAME_RATE, torch.zeros(1).double())
         with _video(file, path, limits) as (container, stream):
             convert = _Converter(path, max_pixels, limits)
             times, frames = [], []
@@ -137,7 +84,7 @@ def read_clip(source: Source, *, max_pixels: int | None = None, limits: Limits =
 
 
 def read_frames(
-    source: Source, times: Sequence[float], *, max_pixels: int | None = None, limits: Limits = Limits()
+    source: Source, times: Sequence[float], *, max_pixels: int | None = None, limits: Limits = DEFAULT_LIMITS
 ) -> Tensor:
     """Read the frames a video shows at these rising times, in seconds from its first frame: (len(times), H, W, 3).
 
@@ -147,22 +94,22 @@ def read_frames(
     Raises:
         BadClip: the file cannot be used, or ends before the last time.
     """
-    with _opened(source) as (file, path):
-        if path.lower().endswith(IMAGE_SUFFIXES):
-            return _image(file, path, max_pixels, limits).expand(len(times), -1, -1, -1)
+    with opened(source) as (file, path):
+        if is_image(path):
+            return read_image(file, path, max_pixels, limits).expand(len(times), -1, -1, -1)
         with _video(file, path, limits) as (container, stream):
             return torch.from_numpy(_shown_at(times, container, stream, path, max_pixels, limits))
 
 
-def probe(source: Source, *, limits: Limits = Limits()) -> ClipSize:
+def probe(source: Source, *, limits: Limits = DEFAULT_LIMITS) -> ClipSize:
     """Read the sizes of a video or an image. Decodes one frame and counts the others by their packets.
 
     Raises:
         BadClip: the file cannot be used, as far as that shows.
     """
-    with _opened(source) as (file, path):
-        if path.lower().endswith(IMAGE_SUFFIXES):
-            height, width = _image(file, path, None, limits).shape[1:3]
+    with opened(source) as (file, path):
+        if is_image(path):
+            height, width = read_image(file, path, None, limits).shape[1:3]
             return ClipSize(1, height, width, DEFAULT_FRAME_RATE)
         with _video(file, path, limits) as (container, stream):
             size: tuple[int, int] | None = None
@@ -170,8 +117,8 @@ def probe(source: Source, *, limits: Limits = Limits()) -> ClipSize:
             for packet in _packets(container, stream, path, limits):
                 if packet.pts is not None and not packet.is_discard:
                     times.append(packet.pts * stream.time_base)
-                if size is None and (decoded := packet.decode()):
-                    size = _Converter(path, None, limits)(decoded[0]).shape[:2]
+                if size is None and (frames := _decode(packet, path)):
+                    size = _Converter(path, None, limits)(frames[0]).shape[:2]
             if size is None:
                 raise BadClip("no_frames", path, "no frame can be decoded")
             return ClipSize(len(times), *size, _rate(sorted(times), stream, path))
@@ -183,9 +130,9 @@ def read_metadata(source: Source) -> dict[str, Any]:
     Raises:
         BadClip: the file cannot be opened.
     """
-    with _opened(source) as (file, path):
-        if path.lower().endswith(IMAGE_SUFFIXES):
-            with _opened_image(file, path, Limits()) as image:
+    with opened(source) as (file, path):
+        if is_image(path):
+            with opened_image(file, path, DEFAULT_LIMITS) as image:
                 text = image.info.get(METADATA_TAG, "")
         else:
             with _video(file, path, Limits(min_side=1)) as (container, _):
@@ -195,26 +142,6 @@ def read_metadata(source: Source) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-@contextmanager
-def _opened(source: Source) -> Iterator[tuple[BinaryIO, str]]:
-    """A regular, non-empty file and its name. Asked before opening: a pipe would wait for ever."""
-    if not isinstance(source, str | os.PathLike):
-        yield source, str(getattr(source, "name", "<file object>"))
-        return
-    path = Path(source)
-    try:
-        regular = stat.S_ISREG(path.stat().st_mode)
-        file = path.open("rb") if regular else None
-    except FileNotFoundError as error:
-        raise BadClip("missing", str(path), "does not exist") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise BadClip("unreadable", str(path), str(error)) from error
-    if file is None:
-        raise BadClip("not_regular", str(path), "is no regular file")
-    with file:
-        yield file, str(path)
 
 
 @contextmanager
@@ -236,14 +163,14 @@ def _video(file: BinaryIO, path: str, limits: Limits) -> Iterator[tuple[InputCon
         codec = stream.codec_context
         if codec is None:
             raise BadClip("unreadable", path, "is coded in a way this FFmpeg cannot decode")
-        _check_size(codec.height, codec.width, path, limits)
+        check_size(codec.height, codec.width, path, limits)
         codec.thread_count = 1
         yield container, stream
 
 
 def _packets(
     container: InputContainer, stream: VideoStream, path: str, limits: Limits, whole: bool = True
-) -> Iterator["av.packet.Packet[VideoStream]"]:
+) -> Iterator["Packet[VideoStream]"]:
     """All packets and the closing empty one; `whole`: fewer than the header promises are an error."""
     deadline = time.monotonic() + limits.seconds
     count = 0
@@ -259,19 +186,24 @@ def _packets(
         raise BadClip("truncated", path, f"holds {count} of the {stream.frames} frames its header promises")
 
 
+def _decode(packet: "Packet[VideoStream]", path: str) -> list[VideoFrame]:
+    try:
+        frames = packet.decode()
+    except (FFmpegError, EOFError) as error:
+        raise BadClip("corrupt", path, f"cannot be decoded: {_reason(error)}") from error
+    # FFmpeg conceals damage and only marks such frames.
+    if any(frame.is_corrupt for frame in frames):
+        raise BadClip("corrupt", path, "holds a corrupt frame")
+    return frames
+
+
 def _decoded(
     container: InputContainer, stream: VideoStream, path: str, limits: Limits, whole: bool = True
 ) -> Iterator[tuple[Fraction, VideoFrame]]:
     """(time in seconds, frame) with rising times."""
     last: Fraction | None = None
     for packet in _packets(container, stream, path, limits, whole):
-        try:
-            frames = packet.decode()
-        except (FFmpegError, EOFError) as error:
-            raise BadClip("corrupt", path, f"cannot be decoded: {_reason(error)}") from error
-        for frame in frames:
-            if frame.is_corrupt:
-                raise BadClip("corrupt", path, "holds a corrupt frame")
+        for frame in _decode(packet, path):
             if frame.pts is None or (last is not None and frame.pts * stream.time_base <= last):
                 raise BadClip("bad_timestamps", path, "holds frames without rising time stamps")
             last = frame.pts * stream.time_base
@@ -322,7 +254,7 @@ class _Converter:
 
     def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
         if self._size is None:
-            _check_size(frame.height, frame.width, self._path, self._limits)
+            check_size(frame.height, frame.width, self._path, self._limits)
             self._size = frame.height, frame.width
         elif self._size != (frame.height, frame.width):
             raise BadClip("size_changes", self._path, f"changes from {self._size} to {frame.height} x {frame.width}")
@@ -362,37 +294,6 @@ def _rate(times: Sequence[Fraction], stream: VideoStream, path: str) -> float:
         raise BadClip("bad_timestamps", path, "all frames have the same time stamp")
     measured = float((len(times) - 1) / span)
     return stated if abs(stated - measured) < 0.01 * measured else measured
-
-
-@contextmanager
-def _opened_image(file: BinaryIO, path: str, limits: Limits) -> Iterator[Image.Image]:
-    try:
-        with Image.open(file, formats=_IMAGE_FORMATS) as image:
-            _check_size(image.height, image.width, path, limits)
-            yield image
-    except BadClip:
-        raise
-    except Image.DecompressionBombError as error:
-        raise BadClip("too_large", path, str(error)) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise BadClip("unreadable", path, f"cannot be read as png, jpeg or webp: {error}") from error
-
-
-def _image(file: BinaryIO, path: str, max_pixels: int | None, limits: Limits) -> Tensor:
-    """(1, H, W, 3); alpha is dropped."""
-    with _opened_image(file, path, limits) as image:
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    height, width = shrunk_size(upright.height, upright.width, max_pixels)
-    if (width, height) != upright.size:
-        upright = upright.resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(upright))[None]
-
-
-def _check_size(height: int, width: int, path: str, limits: Limits) -> None:
-    if min(height, width) < limits.min_side:
-        raise BadClip("too_small", path, f"is {height} x {width}; sides start at {limits.min_side}")
-    if height * width > limits.max_pixels:
-        raise BadClip("too_large", path, f"is {height} x {width}; a frame may have {limits.max_pixels} pixels")
 
 
 def _reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Dataset
 
-from kinema_data.decoding import BadClip
+from kinema_data.files import BadClip
 from kinema_data.sampler import Draw, TokenBudgetSampler
 
 _MOST_TRIES = 4

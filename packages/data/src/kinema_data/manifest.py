@@ -22,7 +22,8 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from kinema_core import Clip, ClipDataset, ClipInfo
 
-from kinema_data.decoding import BadClip, ClipSize, Source, probe, read_frames, shrunk_size
+from kinema_data.decoding import ClipSize, probe, read_frames
+from kinema_data.files import BadClip, Source, shrunk_size
 from kinema_data.video import to_float
 
 #: Probed sizes, beside the manifest. Delete it after replacing files.
