@@ -146,12 +146,12 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], object], str]] = {
 def test_hostile_files(tmp_path: Path, case: str) -> None:
     name, make, codes = HOSTILE[case]
     make(tmp_path / name)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(BadClip) as error:
         read_clip(tmp_path / name)
     assert error.value.code in codes.split() and error.value.path == str(tmp_path / name)
     assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     for reader in (probe, read_metadata):  # may do without what is broken, but raise nothing else
         try:
             reader(tmp_path / name)

@@ -165,7 +165,7 @@ def test_draws_survive_pickling() -> None:
 
 def test_planning_is_fast() -> None:
     sizes = drawn_sizes(10_000)
-    start = time.perf_counter()
+    start = time.process_time()
     sampler = TokenBudgetSampler([SIZES[size] for size in sizes], sizes, budget=1000)
     assert sampler.steps_in(0) > 500
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
