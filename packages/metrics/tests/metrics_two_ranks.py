@@ -54,7 +54,7 @@ def run(rank, store):
     generated, real = clips(13, "g", 0.5), clips(9, "r", 0.3)
     alone, _ = scores((generated, real))
     dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=100)
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=300)
     )
     try:
         together, metric = scores((generated, real[:2]) if rank == 0 else ([], real[2:]))
@@ -68,4 +68,5 @@ def run(rank, store):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print(json.dumps(run(int(sys.argv[1]), sys.argv[2])))  # noqa: T201
+    heavy = sorted({"lightning", "mlflow", "open_clip", "timm", "transformers"} & set(sys.modules))
+    print(json.dumps({**run(int(sys.argv[1]), sys.argv[2]), "heavy": heavy}))  # noqa: T201

@@ -177,6 +177,7 @@ def test_two_ranks_with_uneven_shards_equal_one(tmp_path):
     for name, value in one["alone"].items():
         assert one["together"][name] == pytest.approx(value, rel=1e-11), name
     assert one["counts"] == [13, 9]
+    assert other["heavy"] == [], "importing kinema_metrics loads a model library"
 
 
 def test_registered_with_its_distribution():

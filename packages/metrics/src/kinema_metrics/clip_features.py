@@ -133,6 +133,6 @@ def caption_of(clip: Clip, kind: str | None) -> str:
     """The caption of this kind, or the first where `kind` is None. Raises ValueError where there is none."""
     if kind is None and clip.captions:
         return next(iter(clip.captions.values()))
-    if kind not in clip.captions:
+    if kind is None or kind not in clip.captions:
         raise ValueError(f"clip {clip.id!r} has no caption {kind or ''}; it has {list(clip.captions) or 'none'}")
     return clip.captions[kind]

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from kinema_core import Clip, ImageText
+from torch import Tensor
 
 from kinema_metrics.clip_features import caption_of, embed_captions, embed_clips
 from kinema_metrics.passes import weights_hash
@@ -58,6 +59,9 @@ class ClipScore(ImageTextMetric):
         batch_size: clips of equal size that pass the network at once.
     """
 
+    total: Tensor
+    count: Tensor
+
     def __init__(
         self, image_text: ImageText, *, num_frames: int = 8, caption: str | None = None, batch_size: int = 16
     ) -> None:
@@ -98,6 +102,10 @@ class ClipFrameConsistency(ImageTextMetric):
         image_text: gives the embeddings.
         batch_size: clips of equal size that pass the network at once.
     """
+
+    cosine: Tensor
+    difference: Tensor
+    count: Tensor
 
     def __init__(self, image_text: ImageText, *, batch_size: int = 4) -> None:
         super().__init__(image_text, batch_size=batch_size)

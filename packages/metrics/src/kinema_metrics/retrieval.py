@@ -91,6 +91,10 @@ class ClipRetrieval(ImageTextMetric):
         batch_size: clips of equal size that pass the network at once.
     """
 
+    videos: list[Tensor]
+    texts: list[Tensor]
+    keys: list[Tensor]
+
     def __init__(
         self,
         image_text: ImageText,
