@@ -98,8 +98,11 @@ def make_world(
 ) -> None:
     """Write a dataset of captioned clips of moving shapes, with exact ground truth."""
     from kinema_data.worlds import make_world as make
+    from rich.progress import Progress
 
-    make(out, num_clips=clips, seed=seed)
+    with Progress(transient=True) as progress:
+        bar = progress.add_task("clips", total=clips)
+        make(out, num_clips=clips, seed=seed, progress=lambda done, _: progress.update(bar, completed=done))
     typer.echo(f"wrote {clips} clips and manifest.jsonl to {out}")
 
 

@@ -1,0 +1,86 @@
+"""What is told in one line, and what keeps its traceback."""
+
+import pytest
+import torch
+from kinema.errors import ConfigError, UserError, message, reported
+from kinema_core import vaes
+
+OURS = {"__name__": "kinema_something.part"}
+exec("def refuse(error): raise error", OURS)
+exec("def index(table): return table['missing']", OURS)
+exec("def parse(text): return int(text)", OURS)
+exec("def unpack(values):\n    a, b = values", OURS)
+
+
+def shown(capsys, action, *args):
+    """What stderr says after a reported mistake; asserts the exit code."""
+    with pytest.raises(SystemExit) as caught, reported():
+        action(*args)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_mistakes_are_one_line_with_exit_code_2(capsys):
+    def refuse():
+        raise ConfigError("a is 1;\n  it has to be 2")
+
+    assert shown(capsys, refuse) == "kinema: a is 1; it has to be 2\n"
+    assert shown(capsys, OURS["refuse"], ValueError("17 frames are too many")) == "kinema: 17 frames are too many\n"
+    assert shown(capsys, OURS["refuse"], KeyError("no vae is named 'x'")) == "kinema: no vae is named 'x'\n"
+    assert shown(capsys, vaes.get, "acme_nowhere").startswith("kinema: no vae component is named 'acme_nowhere'")
+    assert shown(capsys, open, "/nowhere/at/all") == "kinema: No such file or directory: /nowhere/at/all\n"
+
+
+@pytest.mark.parametrize(
+    ("action", "argument", "kind"),
+    [
+        (OURS["index"], {}, KeyError),
+        (OURS["parse"], "x", ValueError),
+        (OURS["unpack"], [1], ValueError),
+        (OURS["refuse"], TypeError("bug"), TypeError),
+        (OURS["refuse"], RuntimeError("bug"), RuntimeError),
+        (int, "x", ValueError),
+        (torch.zeros(2).view, 3, RuntimeError),
+    ],
+)
+def test_bugs_keep_their_traceback(action, argument, kind):
+    with pytest.raises(kind), reported():
+        action(argument)
+
+
+def test_a_foreign_value_error_is_a_bug():
+    def theirs():
+        raise ValueError("of some library")
+
+    with pytest.raises(ValueError, match="library"), reported():
+        theirs()
+
+
+def test_debugging_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("KINEMA_DEBUG", "1")
+    with pytest.raises(UserError), reported():
+        raise UserError("x")
+
+
+def test_ctrl_c_exits_with_130(capsys):
+    with pytest.raises(SystemExit) as caught, reported():
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "kinema: stopped\n"
+
+
+def test_an_error_without_text_is_named():
+    assert message(LookupError()) == "LookupError"
+
+
+def test_reported_decorates_a_command(capsys):
+    @reported()
+    def command(value):
+        if value:
+            raise UserError("told")
+        return "done"
+
+    assert command(0) == "done"
+    with pytest.raises(SystemExit):
+        command(1)
+    assert capsys.readouterr().err == "kinema: told\n"
