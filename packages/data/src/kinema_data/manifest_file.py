@@ -159,10 +159,9 @@ def _size(row: Mapping[str, Any]) -> ClipSize | None:
         not isinstance(rate, int | float) or isinstance(rate, bool) or not math.isfinite(rate) or rate <= 0
     ):
         raise ValueError(f"frame_rate has to be a positive number, not {rate!r}")
-    known = [row.get(key) for key in ("frames", "height", "width", "frame_rate")]
-    if any(value is None for value in known):
+    if rate is None or any(row.get(key) is None for key in ("frames", "height", "width")):
         return None
-    return ClipSize(known[0], known[1], known[2], float(known[3]))
+    return ClipSize(row["frames"], row["height"], row["width"], float(rate))
 
 
 def _check_path(path: str) -> None:

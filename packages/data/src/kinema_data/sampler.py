@@ -38,9 +38,6 @@ class Draw(int):
         draw.epoch, draw.step, draw.slot = epoch, step, slot
         return draw
 
-    def __getnewargs__(self) -> tuple[int, int, int, int]:
-        return int(self), self.epoch, self.step, self.slot
-
 
 class _Plan(NamedTuple):
     order: _Indices  # clip indices in the order of the epoch

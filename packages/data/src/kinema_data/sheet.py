@@ -63,7 +63,7 @@ def _tiles(clip: Tensor, columns: int, tile: int) -> list[NDArray[np.uint8]]:
     return [np.array(Image.fromarray(frame.numpy()).resize(tuple(size), Image.Resampling.BOX)) for frame in frames]
 
 
-def _wrapped(caption: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+def _wrapped(caption: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
     if not caption:
         return []
     letters = max(8, int(width / (font.getlength(caption) / len(caption) + 0.01)))
