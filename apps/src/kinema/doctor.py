@@ -148,7 +148,7 @@ def _tracking() -> Iterator[Check]:
     try:
         count = len(MlflowClient(uri).search_experiments())
     except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's
-        reason = " ".join(str(error).split())[:160]
+        reason = shown(" ".join(str(error).split()))[:160]
         yield Check("warn", "mlflow", f"{shown(uri)} cannot be reached ({reason}); runs keep their values in files")
         return
     yield Check("ok", "mlflow", f"{shown(uri)} answers, {count} experiments")

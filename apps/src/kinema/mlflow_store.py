@@ -22,8 +22,8 @@ from mlflow.entities import Experiment, Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from PIL import Image  # noqa: E402
 
-#: What MLflow will refuse however often it is asked.
-_REFUSED = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
+#: What passes by itself, such as a locked database.
+_PASSING = ("TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")
 
 
 def default_uri() -> str:
@@ -31,9 +31,9 @@ def default_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
 
 
-def shown(uri: str) -> str:
-    """The URI without user and password."""
-    return re.sub(r"(://)[^/@\s]*@", r"\1***@", uri)
+def shown(text: str) -> str:
+    """A URI, or a text with some, without users and passwords."""
+    return re.sub(r"(://)[^/@\s]*@", r"\1***@", text)
 
 
 class MlflowStore:
@@ -54,7 +54,7 @@ class MlflowStore:
         self._params: dict[str, str] = {}
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """Send events; one that MLflow refuses is dropped with a warning.
+        """Send events; one that fails although the store answers is dropped with a warning.
 
         Raises:
             ConnectionError: the store is away.
@@ -63,14 +63,11 @@ class MlflowStore:
         try:
             client = self._connected()
             for batch in _batches(events):
-                try:
-                    self._send(client, batch)
-                except MlflowException as error:
-                    if error.error_code not in _REFUSED:
-                        raise
-                    self._send_singly(client, batch)
-        except (MlflowException, OSError) as error:
-            raise ConnectionError(" ".join(str(error).split())[:200]) from error
+                self._send_surely(client, batch)
+        except Restart:
+            raise
+        except Exception as error:  # MLflow's, requests', SQLAlchemy's, an object store's
+            raise ConnectionError(shown(" ".join(str(error).split()))[:200]) from error
 
     def _connected(self) -> MlflowClient:
         if self._client is not None:
@@ -102,14 +99,19 @@ class MlflowStore:
             client.restore_experiment(found.experiment_id)
         return found
 
-    def _send_singly(self, client: MlflowClient, batch: Sequence[Event]) -> None:
-        for event in batch:
-            try:
-                self._send(client, [event])
-            except MlflowException as error:
-                if error.error_code not in _REFUSED:
-                    raise
-                rank_zero_warn(f"MLflow refused {event}: {error}")
+    def _send_surely(self, client: MlflowClient, batch: Sequence[Event]) -> None:
+        try:
+            self._send(client, batch)
+        except Exception as error:
+            if getattr(error, "error_code", None) in _PASSING:
+                raise
+            client.get_run(self.run_id)  # raises if it is the store that fails, not the event
+            if len(batch) == 1:
+                reason = shown(" ".join(str(error).split()))[:200]
+                rank_zero_warn(f"MLflow did not take {batch[0]}, which is left out there: {reason}")
+                return
+            for event in batch:
+                self._send_surely(client, [event])
 
     def _send(self, client: MlflowClient, batch: Sequence[Event]) -> None:
         """Send metrics, params and tags together, or one event of another kind."""

@@ -164,21 +164,29 @@ def _replace(folder: Path, temporary: Path) -> None:
 def _fetched(source: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The folder as a local one, and its main file; what is remote is copied for the time of the block."""
     if "://" not in source:
-        yield Path(source), _main_file(Path(source), source)
+        content = _main_file(Path(source), source)
+        _require_weights(Path(source), content, source)
+        yield Path(source), content
         return
     files, root = fsspec.url_to_fs(source)
     with tempfile.TemporaryDirectory(prefix="kinema-model-") as name:
         folder = Path(name)
-        try:
-            files.get_file(f"{root}/{MAIN}", str(folder / MAIN))
-        except FileNotFoundError:
-            pass  # said below
+        _copy(files, f"{root}/{MAIN}", folder / MAIN)
         content = _main_file(folder, source)
         for key, entry in content["components"].items():
             if entry["weights"]:
                 (folder / key).mkdir()
-                files.get_file(f"{root}/{key}/{WEIGHTS}", str(folder / key / WEIGHTS))
+                _copy(files, f"{root}/{key}/{WEIGHTS}", folder / key / WEIGHTS)
+        _require_weights(folder, content, source)
         yield folder, content
+
+
+def _copy(files: fsspec.AbstractFileSystem, path: str, to: Path) -> None:
+    """Copy what is there; what is not is told by whoever looks for the copy."""
+    try:
+        files.get_file(path, str(to))
+    except FileNotFoundError:
+        to.unlink(missing_ok=True)
 
 
 def _main_file(folder: Path, source: str) -> dict[str, Any]:
@@ -187,13 +195,17 @@ def _main_file(folder: Path, source: str) -> dict[str, Any]:
     content = read_file(str(folder / MAIN))
     if content.get("format") != 1:
         raise ConfigError(f"{source} has model format {content.get('format')!r}; this version of kinema reads 1")
-    for key, entry in content["components"].items():
+    for key in content["components"]:
         # Keys are names of folders here.
         if not re.fullmatch(r"\w+(\.[\w-]+)?", key) or _kind(key) not in registries():
             raise ConfigError(f"{source}: {key!r} is no kind of component; known are {', '.join(registries())}")
-        if entry["weights"] and "://" not in source and not (folder / key / WEIGHTS).is_file():
-            raise ConfigError(f"{source} lacks the weights of {key}: there is no {key}/{WEIGHTS}")
     return content
+
+
+def _require_weights(folder: Path, content: Mapping[str, Any], source: str) -> None:
+    for key, entry in content["components"].items():
+        if entry["weights"] and not (folder / key / WEIGHTS).is_file():
+            raise ConfigError(f"{source} lacks the weights of {key}: there is no {key}/{WEIGHTS}")
 
 
 def _checked(source: Any, key: str, entry: Mapping[str, Any], *, check_versions: bool) -> Registry[Any]:

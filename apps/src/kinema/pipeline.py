@@ -19,6 +19,7 @@ from kinema_core import (
 )
 from torch import Tensor
 
+from kinema.model_folder import load_model
 from kinema.tasks import Keep, frames_mask, snapped
 
 #: Latent cells of a pack in sampling; bounds the memory and keeps the matrices large.
@@ -49,6 +50,13 @@ class Request:
     keep_frames: tuple[int, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def like(cls, clip: Clip) -> "Request":
+        """Ask for a clip with the first caption, the size, frame rate, id and meta of this one."""
+        frames, height, width = clip.video.shape[1:]
+        prompt = next(iter(clip.captions.values()), "")
+        return cls(prompt, frames, height, width, clip.frame_rate, clip.id, meta=clip.meta)
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -56,7 +64,8 @@ class Pipeline:
 
     Attributes:
         vae, text, dit, law: the model; `text` holds the encoders in the order of their streams.
-        sampler, guidance, num_steps: the defaults of `generate`.
+        sampler, guidance, num_steps: how `generate` samples.
+        hash: of the model folder, "" for a model that was never saved.
     """
 
     vae: VideoVAE
@@ -66,6 +75,40 @@ class Pipeline:
     sampler: Sampler
     guidance: Guidance
     num_steps: int = 20
+    hash: str = ""
+
+    @classmethod
+    def load(cls, folder: str, **changes: Any) -> "Pipeline":
+        """Build the model of a folder or fsspec URL (hf:// too), in evaluation mode.
+
+        Args:
+            folder: as `kinema train dit` wrote it.
+            changes: `sampler`, `guidance` or `num_steps` in place of the folder's.
+
+        Raises:
+            ConfigError: no model folder, or a component of it is missing.
+        """
+        saved = load_model(folder, require=["vae", "dit", "diffusion", "sampler", "guidance"])
+        parts = {
+            "sampler": saved.components["sampler"],
+            "guidance": saved.components["guidance"],
+            "num_steps": saved.facts["num_steps"],
+        }
+        return cls(
+            vae=saved.components["vae"],
+            text=saved.of_kind("text"),
+            dit=saved.components["dit"],
+            law=saved.components["diffusion"],
+            hash=saved.hash,
+            **{**parts, **changes},
+        )
+
+    @torch.no_grad()
+    def reconstruct(self, clip: Clip) -> Clip:
+        """The clip after encoding and decoding: the best that this VAE lets any model do."""
+        size = (clip.video.shape[2], clip.video.shape[3])
+        video = self.vae.decode(self.vae.encode(clip.video[None]), size=size)[0].clamp(-1, 1)
+        return replace(clip, video=video)
 
     def generate(
         self,

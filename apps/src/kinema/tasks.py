@@ -76,28 +76,29 @@ def training_masks(
 
 
 def _random_mask(grid: tuple[int, int, int], share: float, generator: Generator) -> Tensor:
-    """The first frame, a head, a tail, both ends, scattered frames, or all but a box; or nothing."""
-    none = torch.zeros(grid, dtype=torch.bool)
-    t, h, w = grid
+    """Nothing, or one of: the first frame, a head, a tail, both ends, scattered frames, all around a box."""
     draw, kind, size, at = torch.rand(4, generator=generator).tolist()
     if draw >= share:
-        return none
-    if t == 1 or kind < 1 / 6:
+        return torch.zeros(grid, dtype=torch.bool)
+    if grid[0] == 1 or kind < 1 / 6:
         return _around_box(grid, size, torch.rand(2, generator=generator).tolist())
+    return frames_mask(grid, _random_frames(grid[0], int(6 * kind), size, at, generator))
+
+
+def _random_frames(t: int, kind: int, size: float, at: float, generator: Generator) -> list[int]:
+    """Some of t > 1 latent frames, never all."""
     count = 1 + int(size * (t - 1))
-    if kind < 2 / 6:
-        return frames_mask(grid, [0])
-    if kind < 3 / 6:
-        return frames_mask(grid, range(count))
-    if kind < 4 / 6:
-        return frames_mask(grid, range(t - count, t))
-    if kind < 5 / 6:
-        # At least one frame in between stays free.
-        head = 1 + int(at * max(0, t - 2) / 2)
-        return frames_mask(grid, [*range(head), t - 1]) if t > 2 else frames_mask(grid, [t - 1])
+    if kind == 1:
+        return [0]
+    if kind == 2:
+        return list(range(count))
+    if kind == 3:
+        return list(range(t - count, t))
+    if kind == 4 and t > 2:
+        return [*range(1 + int(at * (t - 2) / 2)), t - 1]
     scattered = torch.rand(t, generator=generator) < size
     scattered[int(at * t)] = False
-    return scattered[:, None, None].expand(grid).clone()
+    return scattered.nonzero().flatten().tolist()
 
 
 def _around_box(grid: tuple[int, int, int], size: float, place: list[float]) -> Tensor:

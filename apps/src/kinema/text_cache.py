@@ -1,6 +1,6 @@
 """Features of a frozen text encoder, computed once a caption."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import torch
 from kinema_core import TextEncoder, TextFeatures
@@ -14,27 +14,27 @@ class CachedText(nn.Module):
 
     Args:
         encoder: must not be trainable.
-        known: features of single captions, (1, S, D) each, such as a cache on disk holds.
+        stored: caption -> its features (1, S, D) if they are at hand, such as on disk, else None.
 
     Raises:
         ValueError: the encoder is trainable, so its features change.
     """
 
-    def __init__(self, encoder: TextEncoder, known: Mapping[str, TextFeatures] | None = None) -> None:
+    def __init__(self, encoder: TextEncoder, stored: Callable[[str], TextFeatures | None] | None = None) -> None:
         super().__init__()
         if encoder.trainable:
             raise ValueError("features of a trainable text encoder cannot be cached: they change in every step")
         object.__setattr__(self, "encoder", encoder.eval())
-        self.known = dict(known or {})
+        self.stored = stored
+        self.known: dict[str, TextFeatures] = {}
 
     @torch.no_grad()
     def forward(self, captions: list[str]) -> TextFeatures:
         """As the encoder's."""
-        new = [caption for caption in dict.fromkeys(captions) if caption not in self.known]
-        if new:
-            features = self.encoder(new)
-            for i, caption in enumerate(new):
-                length = int(features.mask[i].nonzero().max()) + 1
-                one = features[i : i + 1]
-                self.known[caption] = TextFeatures(one.tokens[:, :length], one.mask[:, :length], one.pooled)
+        for caption in dict.fromkeys(captions):
+            if caption not in self.known:
+                self.known[caption] = (self.stored and self.stored(caption)) or self._encoded(caption)
         return TextFeatures.cat([self.known[caption] for caption in captions])
+
+    def _encoded(self, caption: str) -> TextFeatures:
+        return self.encoder([caption])

@@ -3,7 +3,7 @@ or law it holds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lightning.pytorch as pl
 import torch
@@ -23,13 +23,15 @@ class LatentBatch:
         latents: whitened latents of B clips of any sizes.
         ids: of the clips; noise depends on (seed, step, id) alone.
         captions: the captions of each clip, of which one is drawn.
-        global_clips: the number of clips of all ranks in this step.
     """
 
     latents: Ragged
     ids: Sequence[str]
     captions: Sequence[Sequence[str]]
-    global_clips: int
+
+    def to(self, device: torch.device | str | None = None) -> "LatentBatch":
+        """The same with the latents on `device`."""
+        return replace(self, latents=self.latents.to(device))
 
 
 class DiTModule(pl.LightningModule):
@@ -37,7 +39,8 @@ class DiTModule(pl.LightningModule):
 
     Args:
         dit: the transformer.
-        text: the text encoders, in the order of their streams. A frozen one's features are computed once a caption.
+        text: the text encoders, in the order of their streams. A frozen one's features are computed once a caption
+            (pass a `CachedText` for one with features on disk).
         law: the noise law.
         caption_drop: share of captions replaced by "".
         keep_share: share of clips of which some cells are given (see `training_masks`).
@@ -48,7 +51,7 @@ class DiTModule(pl.LightningModule):
     def __init__(
         self,
         dit: DiT,
-        text: Sequence[TextEncoder],
+        text: Sequence[TextEncoder | CachedText],
         law: Diffusion,
         *,
         caption_drop: float = 0.1,
@@ -61,7 +64,7 @@ class DiTModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.dit = dit
-        self.text = nn.ModuleList(encoder if encoder.trainable else CachedText(encoder) for encoder in text)
+        self.text = nn.ModuleList(_learning_or_cached(encoder) for encoder in text)
         self.law = law
         self.caption_drop, self.keep_share, self.seed = caption_drop, keep_share, seed
         self.optim = {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
@@ -77,9 +80,10 @@ class DiTModule(pl.LightningModule):
 
         loss = self.law.loss(self.dit, x0, noise, x0.per_cell(t), cond, ~kept)  # (B,)
 
-        self.log("train/loss", loss.mean(), batch_size=len(loss), sync_dist=False)
-        # DDP averages over ranks, which may hold different numbers of clips: every clip is to count the same.
-        return loss.sum() * self.trainer.world_size / batch.global_clips
+        self.log("train/loss", loss.mean(), batch_size=len(loss))
+        # Ranks may hold different numbers of clips, and DDP averages over ranks: every clip is to count the same.
+        mean_clips = self.trainer.strategy.reduce(torch.tensor(float(len(loss)), device=loss.device), reduce_op="mean")
+        return loss.sum() / mean_clips
 
     def _captions(self, batch: LatentBatch) -> list[str]:
         return [self._caption(*pair) for pair in zip(batch.ids, batch.captions, strict=True)]
@@ -117,3 +121,7 @@ class DiTModule(pl.LightningModule):
         blocks = [child for child in self.dit.children() if isinstance(child, nn.ModuleList)]
         inner = {id(layer) for block in blocks for layer in block.modules()}
         return [m for m in self.dit.modules() if isinstance(m, nn.Linear) and id(m) not in inner]
+
+
+def _learning_or_cached(encoder: TextEncoder | CachedText) -> nn.Module:
+    return encoder if isinstance(encoder, CachedText) or encoder.trainable else CachedText(encoder)

@@ -103,12 +103,18 @@ class Encoding:
 
 @dataclass
 class SampleSettings:
-    """Clips sampled while training, from captions of `validation`."""
+    """Clips sampled while training, from captions of `validation`; the sampling goes into the model folder.
+
+    `metrics` are computed where `clip` names a CLIP.
+    """
 
     clips: int = 32
     sampler: dict[str, Any] = component("sampler", name="dpmpp_2m")
     guidance: dict[str, Any] = component("guidance", name="cfg", scale=2.0)
     num_steps: int = 20
+    metrics: dict[str, dict[str, Any]] = component_set(
+        "metric", clip_score={"name": "clip_score"}, fvd={"name": "fvd", "keep_features": True}
+    )
 
 
 @dataclass
@@ -121,6 +127,7 @@ class DiTTraining:
         caption_drop: share of captions replaced by "", for guidance.
         keep_share: share of clips with a random keep mask, so that one model serves all tasks.
         batch_cells: latent cells of all clips of a global batch.
+        size_weights: how often clips of a size are drawn, as {"9x32x32": 0.5}; 1 where not given.
     """
 
     seed: int = 0
@@ -132,6 +139,7 @@ class DiTTraining:
     dit: dict[str, Any] = component("dit", name="video_dit")
     diffusion: dict[str, Any] = component("diffusion", name="flow")
     batch_cells: int = 16384
+    size_weights: dict[str, float] = field(default_factory=dict)
     caption_drop: float = 0.1
     keep_share: float = 0.3
     samples: SampleSettings = field(default_factory=SampleSettings)

@@ -37,17 +37,24 @@ class VAEModule(pl.LightningModule):
         self.optim = {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
 
     def training_step(self, batch: list[Clip], _: int) -> Tensor:
-        """Clips of one size -> the loss."""
-        video = torch.stack([clip.video for clip in batch])  # (B, 3, T, H, W)
+        """Clips of few sizes -> the loss, in which every clip counts the same."""
+        sizes = dict.fromkeys(clip.video.shape for clip in batch)
+        groups = [[clip for clip in batch if clip.video.shape == size] for size in sizes]
+        losses = torch.stack([self._losses(group) * len(group) / len(batch) for group in groups]).sum(0)
+        loss, squared, divergence = losses.unbind()
+        self.log_dict({"train/loss": loss, "train/mse": squared, "train/kl": divergence}, batch_size=len(batch))
+        return loss
+
+    def _losses(self, clips: list[Clip]) -> Tensor:
+        """Clips of one size -> (loss, squared error, divergence)."""
+        video = torch.stack([clip.video for clip in clips])  # (B, 3, T, H, W)
         mean, log_variance = self.vae.posterior(video)
-        decoded = self.vae.decode(self._sampled(mean, log_variance, batch), size=(video.shape[3], video.shape[4]))
+        decoded = self.vae.decode(self._sampled(mean, log_variance, clips), size=(video.shape[3], video.shape[4]))
 
         error = decoded - video
         squared, absolute = error.square().mean(), error.abs().mean()
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        loss = squared + self.l1 * absolute + self.kl * divergence
-        self.log_dict({"train/loss": loss, "train/mse": squared, "train/kl": divergence}, batch_size=len(batch))
-        return loss
+        return torch.stack([squared + self.l1 * absolute + self.kl * divergence, squared, divergence])
 
     def _sampled(self, mean: Tensor, log_variance: Tensor, batch: list[Clip]) -> Tensor:
         """A sample of the posterior; a clip's noise depends on (seed, step, id) alone."""

@@ -1,0 +1,152 @@
+"""`kinema evaluate`: clips generated from a dataset's captions, scored beside its real clips and simple baselines.
+
+Rows: `real` (the dataset's own clips: what the metrics say of the truth), `vae` (the same after encoding and decoding:
+the most that any model on these latents can reach), `generated`, and `shuffled` (the real clips with their frames in
+random order: what a distance between videos must tell apart).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from kinema_core import Clip, datasets, guidances, samplers, seeded_generator
+from kinema_data import to_float, to_uint8, write_image
+from torch import Tensor
+
+from kinema.components import build
+from kinema.config import component, component_set, load_config, print_config
+from kinema.generate import generate_clips
+from kinema.pipeline import Pipeline, Request
+from kinema.runs import new_run_id
+from kinema.scoring import build_metrics, load_clip, reconstruction_figures, score, table
+from kinema.tracking import MlflowTracker
+from kinema.training.evaluations import sheet
+from kinema.training.settings import RunSettings
+
+ROWS = ("real", "vae", "generated", "shuffled")
+
+
+@dataclass
+class EvaluationSettings:
+    """`kinema evaluate`.
+
+    Attributes:
+        model: folder of a whole model.
+        clip: model folder of the CLIP behind `clip_score`, `clip_retrieval` and the features `clip`.
+        data: real clips; their captions are the prompts, their sizes those of the generated clips.
+        reference: other real clips, with which distances compare every row; None: `data` itself.
+        clips: how many of `data` and `reference`, from the first; None: all.
+        metrics: by label; a metric that takes a CLIP or video features gets them from `clip`.
+        rows: which rows to score.
+        sampler, guidance, num_steps: instead of the model's own.
+        processes: share the generation.
+    """
+
+    seed: int = 0
+    model: str = "models/dit"
+    clip: str | None = None
+    data: dict[str, Any] = component("dataset", name="manifest", path="world", split="report")
+    reference: dict[str, Any] | None = component("dataset")
+    clips: int | None = None
+    metrics: dict[str, dict[str, Any]] = component_set("metric")
+    rows: list[str] = field(default_factory=lambda: list(ROWS))
+    sampler: dict[str, Any] | None = component("sampler")
+    guidance: dict[str, Any] | None = component("guidance")
+    num_steps: int | None = None
+    processes: int = 1
+    out: str = "evaluation"
+    run: RunSettings = field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if row not in ROWS:
+                raise ValueError(f"rows: {row!r} is no row; known are {', '.join(ROWS)}")
+
+
+def evaluate_command(file: str | None, overrides: Sequence[str] = (), *, print_only: bool = False) -> None:
+    """Write `out`/report.json and `out`/sheet.png, log both to MLflow, and print the table."""
+    config = load_config(EvaluationSettings, file, overrides)
+    if print_only:
+        print_config(config)
+        return
+    report, picture = evaluate(config)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+    write_image(out / "sheet.png", picture)
+    _track(config, report, picture, out)
+    print(table(report["rows"]))  # noqa: T201
+    print(f"wrote {out / 'report.json'} and {out / 'sheet.png'}")  # noqa: T201
+
+
+def evaluate(config: EvaluationSettings) -> tuple[dict[str, Any], Tensor]:
+    """{"rows": {row: {figure: value}}, "protocols": {label: what fixes the figures}, ...}, and a contact sheet."""
+    real = _clips(config.data, config.clips)
+    reference = _clips(config.reference, config.clips) if config.reference else real
+    clip = load_clip(config.clip)
+    metrics = build_metrics(config.metrics, clip)
+    pipeline = Pipeline.load(config.model, **_changes(config))
+    rows = {row: _row(row, real, pipeline, config) for row in config.rows}
+
+    report: dict[str, Any] = {"clips": len(real), "model_hash": pipeline.hash}
+    report["rows"] = {row: score(metrics, clips, reference) for row, clips in rows.items()}
+    if "vae" in rows:
+        report["rows"]["vae"] |= reconstruction_figures(real, rows["vae"])
+    report["protocols"] = {label: dict(getattr(metric, "protocol", {})) for label, metric in metrics.items()}
+    shown = rows.get("generated", real)[:16]
+    return report, sheet(shown)
+
+
+def _row(row: str, real: list[Clip], pipeline: Pipeline, config: EvaluationSettings) -> list[Clip]:
+    if row == "vae":
+        return [_quantised(pipeline.reconstruct(clip)) for clip in real]
+    if row == "shuffled":
+        return [_shuffled(clip, config.seed) for clip in real]
+    if row == "generated":
+        requests = [Request.like(clip) for clip in real]
+        clips = generate_clips(
+            config.model, requests, seed=config.seed, processes=config.processes, changes=_changes(config)
+        )
+        return [_quantised(clip) for clip in clips]
+    return real
+
+
+def _clips(node: dict[str, Any], count: int | None) -> list[Clip]:
+    dataset = build(datasets, node)
+    return [dataset[i] for i in range(min(count or len(dataset), len(dataset)))]
+
+
+def _changes(config: EvaluationSettings) -> dict[str, Any]:
+    changes = {
+        "sampler": config.sampler and build(samplers, config.sampler),
+        "guidance": config.guidance and build(guidances, config.guidance),
+        "num_steps": config.num_steps,
+    }
+    return {key: value for key, value in changes.items() if value is not None}
+
+
+def _quantised(clip: Clip) -> Clip:
+    """With the 8-bit values that a file would hold, as real clips have them."""
+    return replace(clip, video=to_float(to_uint8(clip.video)))
+
+
+def _shuffled(clip: Clip, seed: int) -> Clip:
+    order = torch.randperm(clip.video.shape[1], generator=seeded_generator(seed, clip.id, "shuffle"))
+    return replace(clip, video=clip.video[:, order])
+
+
+def _track(config: EvaluationSettings, report: dict[str, Any], picture: Tensor, out: Path) -> None:
+    tracker = MlflowTracker(
+        Path(config.run.dir) / (config.run.id or new_run_id("evaluate")),
+        experiment=config.run.experiment,
+        uri=config.run.tracking_uri,
+    )
+    tracker.log_config(config)
+    for row, figures in report["rows"].items():
+        tracker.log_metrics({f"{row}/{name}": value for name, value in figures.items()})
+    tracker.log_file(out / "report.json")
+    tracker.log_image("samples", picture, 0)
+    tracker.finalize("success")

@@ -1,0 +1,277 @@
+"""`kinema train`: builds what the config names, fits it, and writes a model folder."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import lightning.pytorch as pl
+import torch
+from kinema_core import Ragged, datasets, diffusions, dits, guidances, samplers, text_encoders, vaes
+from kinema_data import CachedLatents, weights_hash
+from lightning.pytorch.strategies import DDPStrategy
+
+from kinema.checkpointing import BatchPosition, Checkpointing
+from kinema.components import build, derived_widths
+from kinema.config import load_config, print_config, validate_components
+from kinema.ema import EMA
+from kinema.errors import ConfigError, UserError
+from kinema.model_folder import load_model, save_model
+from kinema.pipeline import Pipeline
+from kinema.runs import Run, new_run_id, open_run
+from kinema.scoring import build_metrics, load_clip
+from kinema.text_cache import CachedText
+from kinema.tracking import MlflowTracker
+from kinema.training.clip_module import CLIPModule
+from kinema.training.data_module import BudgetDataModule, Remembered
+from kinema.training.dit_module import DiTModule, LatentBatch
+from kinema.training.evaluations import Evaluation, clip_evaluation, sample_evaluation, vae_evaluation
+from kinema.training.optim import trapezoid
+from kinema.training.schedule import ProgressLine, Schedule
+from kinema.training.settings import CLIPTraining, DiTTraining, OptimSettings, RunSettings, TrainerSettings, VAETraining
+from kinema.training.vae_module import VAEModule, whiten
+
+T = TypeVar("T", VAETraining, CLIPTraining, DiTTraining)
+
+
+def train_vae(
+    file: str | None, overrides: Sequence[str] = (), *, resume: str | None = None, print_only: bool = False
+) -> None:
+    """Train a VAE, whiten its latents over training clips, and write the model folder `run.out`."""
+    config = _configured(VAETraining, file, overrides, print_only)
+    if config is None:
+        return
+    vae = build(vaes, config.vae)
+    dataset = Remembered(build(datasets, config.data))
+    module = VAEModule(vae, l1=config.l1, kl=config.kl, seed=config.seed, **_optimiser(config.optim))
+    position = BatchPosition()
+    data = BudgetDataModule(
+        dataset,
+        lambda info: info.frames * info.height * info.width,
+        budget=config.batch_pixels,
+        seed=config.seed,
+        sizes_per_step=1,
+        position=position,
+    )
+    validation = _some(config.validation, config.validation_clips)
+
+    def finish(trainer: pl.Trainer, run: Run) -> None:
+        whiten(vae.eval(), [dataset[i] for i in range(min(config.whitening_clips, len(dataset)))])
+        save_model(config.run.out, {"vae": (config.vae, vae)}, facts=_facts(config, trainer, run))
+
+    _fit("vae", config, module, data, position, vae_evaluation(module, validation), finish, resume)
+
+
+def train_clip(
+    file: str | None, overrides: Sequence[str] = (), *, resume: str | None = None, print_only: bool = False
+) -> None:
+    """Train the CLIP inside a text encoder on captions and frames, and write the model folder `run.out`."""
+    config = _configured(CLIPTraining, file, overrides, print_only)
+    if config is None:
+        return
+    encoder = build(text_encoders, config.text)
+    if getattr(encoder, "image_text", None) is None:
+        raise UserError(f"text {config.text['name']!r} holds no CLIP to train; text.name=open_clip does")
+    module = CLIPModule(encoder.image_text, seed=config.seed, **_optimiser(config.optim))
+    encoder.image_text.requires_grad_(True)
+    position = BatchPosition()
+    data = BudgetDataModule(
+        Remembered(build(datasets, config.data)),
+        lambda _: 1,
+        budget=config.batch_clips,
+        seed=config.seed,
+        sizes_per_step=8,
+        position=position,
+    )
+    validation = _some(config.validation, config.validation_clips)
+
+    def finish(trainer: pl.Trainer, run: Run) -> None:
+        frozen = {**config.text, "trainable": False}
+        save_model(config.run.out, {"text": (frozen, encoder)}, facts=_facts(config, trainer, run))
+
+    _fit("clip", config, module, data, position, clip_evaluation(encoder.image_text, validation), finish, resume)
+
+
+def train_dit(
+    file: str | None, overrides: Sequence[str] = (), *, resume: str | None = None, print_only: bool = False
+) -> None:
+    """Train a diffusion transformer on cached latents, and write the whole model as the folder `run.out`."""
+    config = _configured(DiTTraining, file, overrides, print_only)
+    if config is None:
+        return
+    saved = load_model(config.vae, require=["vae"])
+    (vae,) = saved.of_kind("vae")
+    cache = CachedLatents(config.cache, expect={"vae": weights_hash(vae.state_dict())})
+    text = [build(text_encoders, node) for node in config.text.values()]
+    dit = build(dits, config.dit, **derived_widths(vae, text))
+    law = build(diffusions, config.diffusion)
+    module = DiTModule(
+        dit,
+        [encoder if encoder.trainable else _cached(encoder, cache, i) for i, encoder in enumerate(text)],
+        law,
+        caption_drop=config.caption_drop,
+        keep_share=config.keep_share,
+        seed=config.seed,
+        **_optimiser(config.optim),
+    )
+    position = BatchPosition()
+    data = BudgetDataModule(
+        cache,
+        lambda info: _product(vae.latent_grid(info.frames, info.height, info.width)),
+        budget=config.batch_cells,
+        assemble=_latent_batch,
+        seed=config.seed,
+        weights={_size(key): weight for key, weight in config.size_weights.items()},
+        position=position,
+    )
+    pipeline = Pipeline(
+        vae=vae,
+        text=tuple(module.text),
+        dit=dit,
+        law=law,
+        sampler=build(samplers, config.samples.sampler),
+        guidance=build(guidances, config.samples.guidance),
+        num_steps=config.samples.num_steps,
+    )
+    validation = _some(config.validation, config.samples.clips)
+    clip = load_clip(config.clip)
+    scores = build_metrics(config.samples.metrics, clip) if clip else {}
+
+    def finish(trainer: pl.Trainer, run: Run) -> None:
+        components = {
+            "vae": (saved.nodes["vae"], vae),
+            **{f"text.{label}": (config.text[label], e) for label, e in zip(config.text, text, strict=True)},
+            "dit": (config.dit, dit),
+            "diffusion": (config.diffusion, law),
+            "sampler": (config.samples.sampler, pipeline.sampler),
+            "guidance": (config.samples.guidance, pipeline.guidance),
+        }
+        facts = {**_facts(config, trainer, run), "num_steps": config.samples.num_steps}
+        save_model(config.run.out, components, facts=facts)
+
+    _fit("dit", config, module, data, position, sample_evaluation(pipeline, validation, scores), finish, resume)
+
+
+def _fit(
+    kind: str,
+    config: VAETraining | CLIPTraining | DiTTraining,
+    module: pl.LightningModule,
+    data: BudgetDataModule,
+    position: BatchPosition,
+    evaluation: Evaluation,
+    finish: Callable[[pl.Trainer, Run], None],
+    resume: str | None,
+) -> None:
+    """What all trainings share: the run's folder and record, the schedule, EMA, checkpoints, and the fit itself."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips are not ours
+    settings, run = config.trainer, _open(kind, config.run, resume)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    tracker = MlflowTracker(run.folder, experiment=config.run.experiment, uri=config.run.tracking_uri)
+    tracker.log_config(config)
+    tracker.log_tags({"kinema.run": run.id, "kinema.kind": kind})
+    schedule = Schedule(
+        trapezoid(config.optim.warmup, config.optim.decay),
+        max_steps=settings.max_steps,
+        max_minutes=settings.max_minutes,
+    )
+    ema = EMA(settings.ema)
+    evaluation.attach(ema, schedule, every=settings.evaluate_every)
+    trainer = pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=_strategy(settings),
+        precision=settings.precision,
+        max_epochs=-1,
+        gradient_clip_val=settings.clip_norm,
+        log_every_n_steps=settings.log_every,
+        logger=tracker,
+        callbacks=[
+            schedule,
+            ema,
+            position,
+            ProgressLine(schedule),
+            evaluation,
+            Checkpointing(run.folder, every_minutes=settings.checkpoint_minutes),
+        ],
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=True,
+        default_root_dir=run.folder,
+    )
+    trainer.fit(module.train(), data, ckpt_path=run.checkpoint_path, weights_only=True)
+    if trainer.is_global_zero:
+        with ema.swapped(module):
+            finish(trainer, run)
+        tracker.log_metrics({"skipped_clips": len(data.skips.skipped)}, trainer.global_step)
+        tracker.finalize("success")
+        print(f"wrote {config.run.out}; run {run.id} is in {run.folder} and in MLflow")  # noqa: T201
+    run.close()
+
+
+def _configured(schema: type[T], file: str | None, overrides: Sequence[str], print_only: bool) -> T | None:
+    """The config, checked; None after printing it."""
+    config = load_config(schema, file, overrides)
+    validate_components(config)
+    if print_only:
+        print_config(config)
+        return None
+    pl.seed_everything(config.seed, verbose=False)
+    return config
+
+
+def _open(kind: str, settings: RunSettings, resume: str | None) -> Run:
+    """The run; its id passes to the other ranks, which Lightning starts as copies of this process."""
+    if settings.id is None and resume is None:
+        settings.id = os.environ.setdefault("KINEMA_RUN_ID", new_run_id(kind))
+    return open_run(kind, root=settings.dir, run_id=settings.id, resume=resume)
+
+
+def _strategy(settings: TrainerSettings) -> str | DDPStrategy:
+    if settings.devices == 1:
+        return "auto"
+    return DDPStrategy(process_group_backend="gloo") if settings.accelerator == "cpu" else "ddp"
+
+
+def _optimiser(settings: OptimSettings) -> dict[str, Any]:
+    return {
+        "lr": settings.lr,
+        "betas": settings.betas,
+        "momentum": settings.momentum,
+        "weight_decay": settings.weight_decay,
+    }
+
+
+def _some(node: dict[str, Any] | None, count: int) -> list[Any]:
+    """The first clips of a dataset, decoded."""
+    if node is None:
+        return []
+    dataset = build(datasets, node)
+    return [dataset[i] for i in range(min(count, len(dataset)))]
+
+
+def _facts(config: VAETraining | CLIPTraining | DiTTraining, trainer: pl.Trainer, run: Run) -> dict[str, Any]:
+    return {"run": run.id, "steps": trainer.global_step, "seed": config.seed}
+
+
+def _cached(encoder: Any, cache: CachedLatents, stream: int) -> CachedText:
+    return CachedText(encoder, lambda text: cache.text([text])[stream] if cache.has_text(text) else None)
+
+
+def _latent_batch(clips: Sequence[Any]) -> LatentBatch:
+    latents = Ragged.from_clips([clip.latent for clip in clips], [clip.cell_rate for clip in clips])
+    return LatentBatch(latents, [clip.id for clip in clips], [list(clip.captions.values()) for clip in clips])
+
+
+def _product(grid: tuple[int, int, int]) -> int:
+    return grid[0] * grid[1] * grid[2]
+
+
+def _size(text: str) -> tuple[int, int, int]:
+    """ "9x32x48" -> (9, 32, 48)."""
+    numbers = text.split("x")
+    if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
+        raise ConfigError(f"size_weights: {text!r} is no size; write frames x height x width, such as 9x32x48")
+    frames, height, width = map(int, numbers)
+    return frames, height, width
