@@ -116,12 +116,8 @@ def prompts(
         random = _random("prompt", seed, split, index)
         frames, height, width = clip = sizes[index % len(sizes)]
         motion, size = queues[clip].next()
-        fitting = [
-            (colour, shape)
-            for colour, shape, m in triples
-            if m == motion and fits(world, shape, size, motion, frames=frames, height=height, width=width)
-        ]
-        colour, shape = _choice(fitting, random)
+        # A cell of the queue has room for every shape, so each combination with its motion will do.
+        colour, shape = _choice([(colour, shape) for colour, shape, m in triples if m == motion], random)
         scenes.append(
             _scene(
                 world,

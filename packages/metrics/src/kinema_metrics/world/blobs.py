@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+#: Less of the object in a pixel than this is taken for noise.
+FAINT = 0.15
+
 
 @dataclass(frozen=True)
 class Blobs:
@@ -53,7 +56,7 @@ def find_blobs(video: Tensor, *, contrast: float, speck: float, scale: int) -> B
     colour = _core_colour(video, distance, main)
     axis = colour[:, None] - ground  # (B, T, 3)
     matte = (offset * (axis / axis.square().sum(-1, keepdim=True).clamp(min=1.0))[..., None, None]).sum(2)
-    matte = torch.where(_around(main, 2 * scale) & (matte >= 0.15), matte, 0.0).clamp_(max=1)
+    matte = torch.where(_around(main, 2 * scale) & (matte >= FAINT), matte, 0.0).clamp_(max=1)
     area = matte.sum((-2, -1))
     height, width = video.shape[-2:]
     x = (matte.sum(-2) * (torch.arange(width) + 0.5)).sum(-1)
@@ -102,7 +105,7 @@ def _components(mask: Tensor, speck: float) -> tuple[Tensor, Tensor]:
     number = torch.arange(1, pictures[0].numel() + 1, dtype=torch.float32).view(pictures.shape[1:])
     labels = number * pictures
     while True:
-        spread = max_pool2d(labels[:, None], 3, 1, 1)[:, 0] * pictures
+        spread = _largest_near(_largest_near(labels, 1), 2) * pictures
         flat = torch.cat([spread.new_zeros(len(spread), 1), spread.flatten(1)], 1)
         joined = flat.gather(1, flat.long())[:, 1:].view_as(labels)
         if torch.equal(joined, labels):
@@ -117,3 +120,13 @@ def _components(mask: Tensor, speck: float) -> tuple[Tensor, Tensor]:
     main = (index == largest[:, None]) & (largest > 0)[:, None]
     count = (areas >= max(speck, 1.0)).sum(1)
     return main.view_as(mask), count.view(mask.shape[:2])
+
+
+def _largest_near(values: Tensor, dim: int) -> Tensor:
+    """The largest of each value and its two neighbours along a dimension; several times faster than max_pool2d here."""
+    size = values.shape[dim]
+    out = values.clone()
+    for here, there in ((0, 1), (1, 0)):
+        part = out.narrow(dim, here, size - 1)
+        torch.maximum(part, values.narrow(dim, there, size - 1), out=part)
+    return out

@@ -15,7 +15,7 @@ import torch
 from kinema_core import Clip
 from torch import Tensor
 
-from kinema_metrics.world.blobs import Blobs, find_blobs
+from kinema_metrics.world.blobs import FAINT, Blobs, find_blobs
 from kinema_metrics.world.motion import read_motion
 from kinema_metrics.world.outlines import template, unit_area
 
@@ -23,6 +23,8 @@ ATTRIBUTES = ("colour", "shape", "size", "motion", "background", "count")
 _NEEDED = ("scale", "colours", "backgrounds", "shapes", "sizes", "directions", "no_motion", "laws")
 #: Pixels of one batch; bounds memory.
 _BATCH_PIXELS = 600_000
+#: Blurs to try where a shape is soft: standard deviations in pixels at scale 1.
+_BLURS = (0.7, 1.1, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Reading:
         lost: no object in more than a quarter of the frames.
         positions: (x, y) in pixels in each frame, nan where there is no object.
         radii: in pixels.
-        overlap: of the object and the ideal shape, over the clip: 1 is perfect.
+        overlap: intersection over union of the object and the ideal sharp shape that is nearest, over the clip.
     """
 
     colour: str | None
@@ -97,7 +99,7 @@ class Judge:
         levels = ((video + 1) * 127.5).round_().clamp_(0, 255).transpose(1, 2)  # (B, T, 3, H, W)
         blobs = find_blobs(levels, contrast=self.contrast, speck=self.speck, scale=scale)
         overlap = self._overlaps(blobs)  # (B, S)
-        shape = overlap.argmax(1)
+        shape = self._shapes(blobs, overlap)
         radius = (blobs.area / self.unit_areas[shape][:, None]).sqrt()  # (B, T)
         log_radius = (radius / scale).clamp(min=0.1).log()
         share = blobs.seen.float()
@@ -132,18 +134,46 @@ class Judge:
             for i in range(len(video))
         ]
 
-    def _overlaps(self, blobs: Blobs) -> Tensor:
-        """Intersection over union with each shape at the matte's own area and place, over all frames: (B, S)."""
+    def _overlaps(self, blobs: Blobs, blur: float = 0.0) -> Tensor:
+        """Intersection over union with each shape at the matte's own area and place, over all frames: (B, S).
+
+        Args:
+            blur: standard deviation in pixels of a Gaussian that softens the ideal shape.
+        """
         height, width = blobs.matte.shape[-2:]
         x = torch.arange(width) + 0.5 - blobs.centre[..., :1]  # (B, T, W)
         y = torch.arange(height) + 0.5 - blobs.centre[..., 1:]  # (B, T, H)
         overlaps = []
         for outline, unit in zip(self.outlines, self.unit_areas, strict=True):
             ideal = template(outline, x, y, (blobs.area / unit).sqrt())
+            if blur:
+                ideal = _gaussian(height, blur) @ ideal @ _gaussian(width, blur)
+                ideal = torch.where(ideal >= FAINT, ideal, 0.0)
             both = torch.minimum(ideal, blobs.matte).sum((1, 2, 3))
             either = ideal.sum((1, 2, 3)) + blobs.area.sum(1) - both
             overlaps.append(both / either.clamp(min=1e-6))
         return torch.stack(overlaps, 1)
+
+    def _shapes(self, blobs: Blobs, overlap: Tensor) -> Tensor:
+        """The nearest shape of each clip: (B,).
+
+        A blurred square overlaps a sharp circle better than a sharp square. So where no sharp shape fits well, shapes
+        are compared at the blur that suits each best.
+        """
+        best = overlap.clone()
+        soft = (overlap.amax(1) < 0.95).nonzero()[:, 0]
+        if len(soft):
+            part = Blobs(**{name: value[soft] for name, value in vars(blobs).items()})
+            blurred = [self._overlaps(part, blur * self.world["scale"]) for blur in _BLURS]
+            best[soft] = torch.stack([overlap[soft], *blurred]).amax(0)
+        return best.argmax(1)
+
+
+def _gaussian(size: int, deviation: float) -> Tensor:
+    """The matrix that blurs a line of pixels, symmetric: (size, size)."""
+    place = torch.arange(size, dtype=torch.float32)
+    weight = torch.exp(-0.5 * ((place[:, None] - place) / deviation).square())
+    return weight / (deviation * (2 * torch.pi) ** 0.5)
 
 
 def _nearest(values: Tensor, palette: Mapping[str, Sequence[float]]) -> list[str]:
