@@ -10,6 +10,9 @@ import time
 import lightning.pytorch as pl
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
 from kinema.checkpoint import (
     begin,
     checkpoints,
@@ -24,8 +27,6 @@ from kinema.checkpointing import BatchPosition, Checkpointing
 from kinema.ema import EMA
 from kinema.errors import ConfigError, UserError
 from kinema.runs import open_run
-from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
 
 
 def saved(folder, step, content="x", keep=2):

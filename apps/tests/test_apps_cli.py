@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import yaml
+
 from kinema import cli
 
 
@@ -57,7 +58,7 @@ def test_components_are_listed_and_described(kinema):
         (("train", "vae", "--seed", "x"), "kinema: Invalid value for '--seed'"),
         (("train", "vae", "--config", "nowhere.yaml"), "kinema: there is no config file nowhere.yaml"),
         (("train", "vae", "vae.num_block=2"), "kinema: vae.num_block is no setting of 'causal3d'"),
-        (("train", "dit", "dit.name=video_dti"), "kinema: dit: no dit component is named 'video_dti'"),
+        (("train", "dit", "dit.name=video_dti"), "kinema: no dit component is named 'video_dti'"),
         (("train", "clip", "optm.lr=1"), "kinema: optm is no setting (did you mean 'optim'?)"),
         (("train", "vae", "optim.lr=fast"), "kinema: optim.lr is 'fast'; it has to be a number"),
         (("generate", "nowhere", "a ball"), "kinema: nowhere is no model folder"),

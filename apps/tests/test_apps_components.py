@@ -6,10 +6,11 @@ import textwrap
 
 import pytest
 import torch
-from kinema.components import build, check, derived_widths, describe, get, listing, load_weights, origins
-from kinema.errors import ConfigError
 from kinema_core import refresh, samplers, text_encoders, vaes
 from safetensors.torch import save_file
+
+from kinema.components import build, check, derived_widths, describe, get, listing, load_weights, origins
+from kinema.errors import ConfigError
 
 SMALL = {"name": "causal3d", "latent_channels": 4, "unshuffle": [1, 4, 4], "widths": [8]}
 
@@ -38,7 +39,7 @@ def test_a_node_is_built_with_its_values_fitted():
     assert vae.latent_channels == 4 and vae.stride == (1, 4, 4)
     sampler = build(samplers, {"name": "sdedit", "base": {"name": "euler"}, "strength": "5e-1"})
     assert sampler.strength == 0.5 and type(sampler.base) is samplers.get("euler")
-    assert check(vaes, SMALL)["unshuffle"] == [1, 4, 4]
+    assert check(vaes, SMALL)["unshuffle"] == (1, 4, 4)
 
 
 def test_a_constructors_refusal_is_a_config_error():

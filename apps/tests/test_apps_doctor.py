@@ -1,6 +1,7 @@
 """The doctor finds this installation sound, and tells what is not."""
 
 import pytest
+
 from kinema.doctor import all_checks, run_doctor
 
 

@@ -6,10 +6,11 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.distributed as dist
-from kinema.ema import EMA
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from kinema.ema import EMA
 
 
 class Pair(nn.Module):
@@ -79,7 +80,7 @@ def test_the_average_goes_on_from_its_state():
     again.update(module)
     assert torch.equal(averaged(ema, module), averaged(again, module))
     assert ema.num_updates == again.num_updates == 2
-    with pytest.raises(ValueError, match="average is of other weights: trained"):
+    with pytest.raises(ValueError, match="average is of other weights: other, trained"):
         again.load_state_dict({"num_updates": 0, "average": {"other": torch.zeros(1)}})
         again.update(module)
 

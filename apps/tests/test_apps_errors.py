@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from kinema.errors import ConfigError, UserError, message, reported
 from kinema_core import vaes
+
+from kinema.errors import ConfigError, UserError, message, reported
 
 OURS = {"__name__": "kinema_something.part"}
 exec("def refuse(error): raise error", OURS)

@@ -6,10 +6,11 @@ import fsspec
 import pytest
 import torch
 import yaml
+from kinema_core import Conditioning, Ragged, diffusions, dits, guidances, samplers, text_encoders, vaes
+
 from kinema.components import build, derived_widths
 from kinema.errors import ConfigError
 from kinema.model_folder import load_model, model_hash, save_model
-from kinema_core import Conditioning, Ragged, diffusions, dits, guidances, samplers, text_encoders, vaes
 
 NODES = {
     "vae": {"name": "causal3d", "latent_channels": 4, "unshuffle": (1, 4, 4), "widths": [8]},

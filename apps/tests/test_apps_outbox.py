@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+
 from kinema import outbox
 from kinema.outbox import Outbox, Restart
 

@@ -8,10 +8,11 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from kinema.config import component, load_config
-from kinema.tracking import MlflowTracker
 from mlflow import MlflowClient
 from torch import nn
+
+from kinema.config import component, load_config
+from kinema.tracking import MlflowTracker
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +201,13 @@ def test_one_event_that_mlflow_refuses_does_not_hold_up_the_others(tmp_path, sto
     tracker = MlflowTracker(tmp_path / "r", uri=store)
     tracker.log_metrics({"a": 1.0}, 0)
     assert tracker.flush()
-    with pytest.warns(UserWarning, match="MLflow refused"):
+    with pytest.warns(UserWarning, match="MLflow did not take") as warned:
         tracker.log_metrics({"b": 2.0}, 2**70)
+        tracker.log_image("gone", np.zeros((4, 4, 3), np.uint8), 0)
+        (tmp_path / "r" / "images" / "gone_000000.png").unlink()
         tracker.log_metrics({"c": 3.0}, 0)
         assert tracker.flush()
+    assert len([w for w in warned if "did not take" in str(w.message)]) == 2
     assert client.get_run(tracker.mlflow_run_id).data.metrics == {"a": 1.0, "c": 3.0}
 
 

@@ -66,6 +66,11 @@ def _list(value: Any, arguments: tuple[Any, ...], where: str) -> list[Any]:
     return [fit(part, arguments[0] if arguments else Any, f"{where}[{i}]") for i, part in enumerate(value)]
 
 
+def _sequence(value: Any, arguments: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    # A tuple, like the defaults: frozen dataclasses compare and hash by it.
+    return tuple(_list(value, arguments, where))
+
+
 def _dict(value: Any, arguments: tuple[Any, ...], where: str) -> dict[Any, Any]:
     _require(isinstance(value, Mapping), value, value, "a mapping", where)
     return {key: fit(part, arguments[1] if arguments else Any, f"{where}.{key}") for key, part in value.items()}
@@ -115,7 +120,7 @@ _KINDS: dict[Any, Callable[[Any, tuple[Any, ...], str], Any]] = {
     Path: _path,
     tuple: _tuple,
     list: _list,
-    Sequence: _list,
+    Sequence: _sequence,
     dict: _dict,
     Mapping: _dict,
 }
