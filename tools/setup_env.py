@@ -40,8 +40,10 @@ def main() -> None:
     print("Setting up .venv (a few minutes the first time)", flush=True)
     environments.create(ENVIRONMENT)
     editable = [part for folder in environments.packages() for part in ("-e", environments.with_tests(folder))]
+    # The builder once for all packages, not an environment of its own for each.
+    environments.install(ENVIRONMENT, "hatchling", "editables")
     # One call, so that pip weighs every package's range against the others of this checkout.
-    environments.install(ENVIRONMENT, *editable, *development_tools())
+    environments.install(ENVIRONMENT, "--no-build-isolation", *editable, *development_tools())
     environments.repair_torchvision(ENVIRONMENT)
     STAMP.write_text(wanted)
     print(f".venv is ready ({time.monotonic() - start:.0f} s)", flush=True)
