@@ -54,6 +54,10 @@ class WorldAccuracy(ScoringMetric):
         shares = {name: right / judged for name, right, judged in columns if judged}
         return {**shares, "lost": int(self.lost) / num, "overlap": float(self.overlap) / num, "num": float(num)}
 
+    def counts(self) -> dict[str, int]:
+        """How many clips each accuracy stands on, for `interval`."""
+        return dict(zip((*ATTRIBUTES, "all"), self.judged.tolist(), strict=True))
+
     def _verdict(self, clip: Clip, reading: Reading) -> dict[str, bool]:
         meta = clip.meta
         missing = [name for name in ATTRIBUTES[:-1] if name not in meta]

@@ -96,7 +96,8 @@ class Judge:
     def _read(self, video: Tensor) -> list[Reading]:
         """Readings of (B, 3, T, H, W) in [-1, 1]."""
         world, scale = self.world, self.world["scale"]
-        levels = ((video + 1) * 127.5).round_().clamp_(0, 255).transpose(1, 2)  # (B, T, 3, H, W)
+        # A diverged model's nan are grey: there is nothing to see then.
+        levels = ((video.nan_to_num() + 1) * 127.5).round_().clamp_(0, 255).transpose(1, 2)  # (B, T, 3, H, W)
         blobs = find_blobs(levels, contrast=self.contrast, speck=self.speck, scale=scale)
         overlap = self._overlaps(blobs)  # (B, S)
         shape = self._shapes(blobs, overlap)

@@ -27,7 +27,7 @@ def read_motion(centre: Tensor, log_radius: Tensor, seen: Tensor, world: Mapping
     slope, straight_error = _fit(time, track, weight)
     bounce_error = torch.stack([_fit((time - turn).abs(), track, weight)[1] for turn in _turns(laws)]).amin(0)
     rest_error = _deviation(track, weight)
-    winding = _winding(track, weight)
+    winding, stray = _circle(track, weight)
     flatness = _flatness(track, weight)
     names = list(directions)
     unit = torch.nn.functional.normalize(torch.tensor([directions[name] for name in names], dtype=torch.float64), dim=1)
@@ -42,7 +42,7 @@ def read_motion(centre: Tensor, log_radius: Tensor, seen: Tensor, world: Mapping
             return "grow" if growth[i] > 0 else "shrink"
         if rest_error[i] < still:
             return "still"
-        if flatness[i] > 0.35 and winding[i] > 200:
+        if flatness[i] > 0.35 and winding[i] > 200 and stray[i] < 0.3:
             return "orbit"
         if min(bounce_error[i], straight_error[i]) > 0.5 * rest_error[i]:
             return None
@@ -85,8 +85,13 @@ def _flatness(track: Tensor, weight: Tensor) -> Tensor:
     return (low / high.clamp(min=1e-9)).sqrt()
 
 
-def _winding(track: Tensor, weight: Tensor) -> Tensor:
-    """Degrees that the track turns around the centre of the circle fitted to it (Kasa's method): (B,)."""
+def _circle(track: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The circle fitted to the track (I. Kasa 1976).
+
+    Returns:
+        Degrees that the track turns around its centre (B,), and how far the track strays from it, as root mean square
+        share of its radius (B,).
+    """
     share = weight / weight.sum(1, keepdim=True).clamp(min=1)
     points = track - (share[..., None] * track).sum(1, keepdim=True)
     rows = torch.cat([2 * points, torch.ones_like(points[..., :1])], -1) * weight[..., None]
@@ -95,7 +100,10 @@ def _winding(track: Tensor, weight: Tensor) -> Tensor:
     normal = rows.mT @ rows + 1e-6 * torch.eye(3, dtype=rows.dtype)
     centre = torch.linalg.solve(normal, rows.mT @ target)[:, :2, 0]
     spoke = points - centre[:, None]
+    length = spoke.norm(dim=-1)
+    radius = (share * length).sum(1)
+    stray = (share * (length - radius[:, None]).square()).sum(1).sqrt() / radius.clamp(min=1e-6)
     angle = torch.atan2(spoke[..., 1], spoke[..., 0])
     step = torch.remainder(angle.diff(dim=1) + torch.pi, 2 * torch.pi) - torch.pi
     both = weight[:, 1:] * weight[:, :-1]
-    return torch.rad2deg((step * both).sum(1)).abs()
+    return torch.rad2deg((step * both).sum(1)).abs(), stray
