@@ -45,6 +45,8 @@ each_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 class TestSamplers(SamplerContract):
     """Default schedules, both ends included, for every law."""
 
+    num_steps = 100  # with 60 the ancestral sampler's bias alone is 0.06
+
     @pytest.fixture(autouse=True, params=SAMPLERS.keys())
     def sampler_under_test(self, request):
         self.make = lambda: SAMPLERS[request.param]
@@ -55,6 +57,8 @@ class TestSamplers(SamplerContract):
 
 class TestSDEdit(SamplerContract):
     """SDEdit starts from clean data; what comes out is distributed as what went in."""
+
+    num_steps = 100
 
     @pytest.fixture(autouse=True, params=EDITS.keys())
     def sampler_under_test(self, request):
@@ -110,25 +114,25 @@ def final_error(sampler, law: Diffusion, times: Tensor, start: Tensor) -> float:
 def fitted_order(sampler, law: Diffusion, times) -> float:
     """Minus the slope of log error over log steps, by least squares."""
     start = seeded_normal((8, 4), 5).double()
-    steps = torch.tensor([160, 320, 640, 1280], dtype=torch.float64)
+    steps = torch.tensor([160, 320, 640], dtype=torch.float64)
     errors = torch.tensor([final_error(sampler, law, times(int(n)), start) for n in steps], dtype=torch.float64)
     x, y = steps.log() - steps.log().mean(), errors.log() - errors.log().mean()
     return -(x @ y / (x @ x)).item()
 
 
 def inner_times(law: Diffusion):
-    """From sigma / alpha = 10 to 0.05 in equal steps of the noise level.
+    """From sigma / alpha = 10 to 0.05 in equal steps of the law's own t.
 
-    Theory gives an order for bounded steps in log(alpha / sigma), the variable of dpmpp_2m, and that is infinite at
-    both ends. `test_order_over_the_whole_schedule` has the ends in.
+    Theory gives an order for steps that shrink everywhere in log(alpha / sigma), and those are infinite at both ends;
+    the whole schedules, ends included, are tested after this.
     """
-    first, last = 10 / 11, 0.05 / 1.05
+    ends = law.time_at(-2 * torch.tensor([10, 0.05], dtype=torch.float64).log()).tolist()
+    return lambda num_steps: torch.linspace(*ends, num_steps + 1, dtype=torch.float64)
 
-    def times(num_steps: int) -> Tensor:
-        level = torch.linspace(first, last, num_steps + 1, dtype=torch.float64)
-        return law.time_at(2 * torch.log((1 - level) / level))
 
-    return times
+def whole_times(law: Diffusion):
+    """The law's default schedule, from its noisiest time to exactly 0."""
+    return lambda num_steps: law.times(num_steps, torch.tensor([64]))[:, 0]
 
 
 ORDERS = {"ddim": 1, "euler": 1, "edm": 2, "dpmpp_2m": 2}
@@ -142,30 +146,66 @@ def test_order_of_convergence(name, order, law):
 
 
 @each_law
-@pytest.mark.parametrize(("name", "order"), ORDERS.items())
-def test_order_over_the_whole_schedule(name, order, law):
-    """The default schedules, from the law's noisiest time to exactly 0."""
-    fitted = fitted_order(SAMPLERS[name], law, lambda n: law.times(n, torch.tensor([64]))[:, 0])
-    assert abs(fitted - order) < 0.25, f"{name}: {fitted:.3f}"
+def test_first_order_over_the_whole_schedule(law):
+    fitted = fitted_order(SAMPLERS["euler"], law, whole_times(law))
+    assert abs(fitted - 1) < 0.25, f"{fitted:.3f}"
+
+
+@pytest.mark.parametrize("law", ["flow", "edm"])
+@pytest.mark.parametrize("name", ["edm", "dpmpp_2m"])
+def test_second_order_over_the_whole_schedule(name, law):
+    """Order 2; for dpmpp_2m from alpha = 0 up to a logarithm.
+
+    Its steps from there are 1, 1/2, 1/3, ... in log(alpha / sigma) at noise ratios S, S/2, S/3, ..., each with an error
+    of step^3 / ratio^2, and those sum to log S / S^2.
+    """
+    fitted = fitted_order(SAMPLERS[name], LAWS[law], whole_times(LAWS[law]))
+    assert 1.65 < fitted < 2.25, f"{name}: {fitted:.3f}"
+
+
+@each_law
+@pytest.mark.parametrize("name", ["edm", "dpmpp_2m"])
+def test_second_order_is_closer_over_the_whole_schedule(name, law):
+    """For ddpm sigma goes as the root of t, so that the last step, first order by necessity, has an error of order
+    sigma^2 = 1 / S: there is no order 2, but the constant is small."""
+    start = seeded_normal((8, 4), 5).double()
+    for num_steps in (40, 160):
+        times = whole_times(law)(num_steps)
+        assert final_error(SAMPLERS[name], law, times, start) < final_error(EulerSampler(), law, times, start) / 4
+
+
+# Mean and deviation
+
+
+def exact_moments(sampler, law: Diffusion, num_steps: int) -> tuple[float, float]:
+    """Mean and deviation of what the sampler makes of Gaussian data, without drawing any.
+
+    All is linear in the start and in every step's noise, so each contributes by itself: cell 0 has none of them,
+    cell 1 the start's deviation, cell 2 + k the noise of step k (the last one: noise -1).
+    """
+    num = num_steps + 3
+    times = law.times(num_steps, torch.tensor([64])).expand(-1, num)
+    alpha, sigma = law.alpha(times[0, 0]), law.sigma(times[0, 0])
+    mean, std = (MEAN, STD) if isinstance(sampler, SDEditSampler) else (alpha * MEAN, torch.hypot(alpha * STD, sigma))
+    x = torch.full((num, 1), mean, dtype=torch.float64)
+    x[1] += std
+
+    def noise(step: int) -> Tensor:
+        unit = torch.zeros(num, 1, dtype=torch.float64)
+        unit[2 + step if step >= 0 else -1] = 1
+        return unit
+
+    out = sampler(gaussian_denoiser(law, MEAN, STD), x, times, law, noise=noise)[:, 0]
+    return out[0].item(), (out[1:] - out[0]).norm().item()
 
 
 @each_law
 @pytest.mark.parametrize("name", [*SAMPLERS, *EDITS])
-def test_mean_and_deviation_are_recovered_from_many_steps(name, law):
-    """Closer than the contract's 60 steps: 250 steps, 64k values, three standard errors."""
-    num, steps = (4096, 16), 250
-    sampler = {**SAMPLERS, **EDITS}[name]
-    times = law.times(steps, torch.tensor([num[0]])).expand(-1, num[0])
-    data = MEAN + STD * seeded_normal(num, "data").double()
-    first = seeded_normal(num, "first").double()
-    x = data if name in EDITS else law.alpha(times[0, 0]) * data + law.sigma(times[0, 0]) * first
-    pool = seeded_normal((num[0] * 4, num[1]), "pool").double()
-
-    def noise(step: int) -> Tensor:
-        return first if step < 0 else pool.roll(step * 37, 0)[: num[0]]
-
-    out = sampler(gaussian_denoiser(law, MEAN, STD), x, times, law, noise=noise)
-    assert abs(out.mean().item() - MEAN) < 0.01 and abs(out.std().item() - STD) < 0.012
+def test_mean_and_deviation_are_recovered(name, law):
+    """On the default schedule, with a bias that goes down as the first order of the steps or faster."""
+    few, many = (exact_moments({**SAMPLERS, **EDITS}[name], law, steps) for steps in (60, 240))
+    assert abs(few[0] - MEAN) < 0.01 and abs(few[1] - STD) < 0.08
+    assert abs(many[0] - MEAN) < 0.002 and abs(many[1] - STD) < max(0.002, 0.35 * abs(few[1] - STD))
 
 
 # Identities between members
@@ -313,17 +353,18 @@ def test_sdedit_ends_of_strength():
     assert steps == [-1, 7, 8, 9], "noise keeps the step numbers of the whole schedule"
 
 
-def test_sdedit_keeps_more_of_the_given_at_less_strength():
+def test_sdedit_keeps_of_the_given_what_the_noise_leaves():
+    """The flow moves x_t linearly for Gaussian data, so out and given correlate as x_t and given do."""
     law = FlowLaw()
-    clean = MEAN + STD * seeded_normal((512, 3), "clean").double()
+    clean = MEAN + STD * seeded_normal((512, 8), "clean").double()
     times = law.times(40, torch.tensor([64])).expand(-1, 512)
-    likeness = []
     for strength in (0.2, 0.5, 0.8, 1.0):
         out = SDEditSampler(strength=strength)(
-            gaussian_denoiser(law, MEAN, STD), clean, times, law, noise=lambda k: seeded_normal((512, 3), k).double()
+            gaussian_denoiser(law, MEAN, STD), clean, times, law, noise=lambda k: seeded_normal((512, 8), k).double()
         )
-        likeness.append(torch.corrcoef(torch.stack([out.flatten(), clean.flatten()]))[0, 1].item())
-    assert likeness == sorted(likeness, reverse=True) and likeness[0] > 0.8 and abs(likeness[-1]) < 0.1
+        likeness = torch.corrcoef(torch.stack([out.flatten(), clean.flatten()]))[0, 1].item()
+        t = times[40 - round(40 * strength), 0].item()
+        assert likeness == pytest.approx(STD * (1 - t) / math.hypot(STD * (1 - t), t), abs=0.04)
 
 
 # Kept cells
@@ -373,7 +414,7 @@ def test_kept_cells_come_out_as_given_and_free_ones_are_sampled(name, law, own_t
     assert out.dtype == torch.float32 and torch.isfinite(out).all()
     assert (out - given.values)[keep].abs().max() < 1e-5
     free = out[~keep]
-    assert abs(free.mean().item() - MEAN) < 0.06 and abs(free.std().item() - STD) < 0.06
+    assert abs(free.mean().item() - MEAN) < 0.1 and abs(free.std().item() - STD) < 0.12
     assert (free - given.values[~keep]).abs().max() > 0.1
 
 
@@ -410,14 +451,3 @@ def test_evaluations_a_step():
 
         run(SAMPLERS[name], law, 12, denoise=denoise)
         assert calls == expected, f"{name}: Heun saves the second evaluation at alpha = 0 and at the last step"
-
-
-def test_second_order_beats_first_order_at_equal_evaluations():
-    law = EDMLaw()
-    start = 80 * seeded_normal((8, 4), 0).double()
-    errors = {
-        name: final_error(SAMPLERS[name], law, law.times(steps, torch.tensor([64]))[:, 0], start)
-        for name, steps in {"euler": 40, "edm": 20, "dpmpp_2m": 40}.items()
-    }
-    assert errors["edm"] < errors["euler"] / 2 and errors["dpmpp_2m"] < errors["euler"] / 2
-    assert all(math.isfinite(error) for error in errors.values())

@@ -28,8 +28,11 @@ def level(law: Diffusion, t: Tensor) -> Level:
 
 def walk(times: Tensor, law: Diffusion) -> Iterator[tuple[int, Level, Level]]:
     """(step, level at its start, level at its end) for each step of times (S + 1, N)."""
-    levels = [level(law, t) for t in times]
-    yield from zip(range(len(times) - 1), levels, levels[1:], strict=False)
+    now = level(law, times[0])
+    for step, s in enumerate(times[1:]):
+        then = level(law, s)
+        yield step, now, then
+        now = then
 
 
 def mix(first: tuple[Tensor, Tensor], *rest: tuple[Tensor, Tensor]) -> Tensor:
