@@ -6,13 +6,13 @@ random order: what a distance between videos must tell apart).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from kinema_core import Clip, datasets, guidances, samplers, seeded_generator
+from kinema_core import Clip, Metric, datasets, guidances, samplers, seeded_generator
 from kinema_data import to_float, to_uint8, write_image
 from torch import Tensor
 
@@ -41,6 +41,7 @@ class EvaluationSettings:
         clips: how many of `data` and `reference`, from the first; None: all.
         metrics: by label; a metric that takes a CLIP or video features gets them from `clip`.
         rows: which rows to score.
+        by_size: score the generated clips of each size (frames x height x width) apart, too.
         sampler, guidance, num_steps: instead of the model's own.
         processes: share the generation.
     """
@@ -53,6 +54,7 @@ class EvaluationSettings:
     clips: int | None = None
     metrics: dict[str, dict[str, Any]] = component_set("metric")
     rows: list[str] = field(default_factory=lambda: list(ROWS))
+    by_size: bool = False
     sampler: dict[str, Any] | None = component("sampler")
     guidance: dict[str, Any] | None = component("guidance")
     num_steps: int | None = None
@@ -95,6 +97,8 @@ def evaluate(config: EvaluationSettings) -> tuple[dict[str, Any], Tensor]:
     report["rows"] = {row: score(metrics, clips, reference) for row, clips in rows.items()}
     if "vae" in rows:
         report["rows"]["vae"] |= reconstruction_figures(real, rows["vae"])
+    if config.by_size:
+        report["sizes"] = _by_size(metrics, rows["generated"], reference)
     report["protocols"] = {label: dict(getattr(metric, "protocol", {})) for label, metric in metrics.items()}
     shown = rows.get("generated", real)[:16]
     return report, sheet(shown)
@@ -112,6 +116,18 @@ def _row(row: str, real: list[Clip], pipeline: Pipeline, config: EvaluationSetti
         )
         return [_quantised(clip) for clip in clips]
     return real
+
+
+def _by_size(metrics: Mapping[str, Metric], clips: list[Clip], reference: list[Clip]) -> dict[str, dict[str, float]]:
+    """{"9x32x48": figures}, sizes in order of first appearance."""
+
+    def size(clip: Clip) -> str:
+        return "x".join(map(str, clip.video.shape[1:]))
+
+    return {
+        key: score(metrics, [c for c in clips if size(c) == key], [c for c in reference if size(c) == key])
+        for key in dict.fromkeys(map(size, clips))
+    }
 
 
 def _clips(node: dict[str, Any], count: int | None) -> list[Clip]:

@@ -13,7 +13,7 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 
 
-class _Loader(yaml.SafeLoader):
+class _SafeLoader(yaml.SafeLoader):
     """YAML 1.2's core schema: PyYAML's own is 1.1, where 1e-4 is text, `no` is false and 012 is ten."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
@@ -38,7 +38,7 @@ for _tag, _pattern in {
     "int": r"[-+]?(?:0|[1-9][0-9_]*)",
     "float": rf"{_NUMBER}(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
 }.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), None)
+    _SafeLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), None)
 
 
 def read_file(path: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def read(text: str) -> Any:
     """The value of a YAML text. Raises ConfigError with the line for what is refused."""
     try:
         _inspect(text)
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  a SafeLoader
+        return yaml.load(text, Loader=_SafeLoader)  # noqa: S506  a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"line {line}: {error.problem or 'no valid YAML'}") from None

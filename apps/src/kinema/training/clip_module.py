@@ -24,7 +24,7 @@ class CLIPModule(pl.LightningModule):
     Args:
         image_text: an `ImageText` with `resize` and `loss`, such as `kinema_text.OpenClipImageText`.
         seed: of the choice of frames and captions.
-        lr, betas, momentum, weight_decay: see `MuonAdamW`.
+        lr, muon_lr, betas, momentum, weight_decay: see `MuonAdamW`.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class CLIPModule(pl.LightningModule):
         *,
         seed: int = 0,
         lr: float = 1e-3,
+        muon_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.98),
         momentum: float = 0.95,
         weight_decay: float = 0.0,
@@ -40,7 +41,7 @@ class CLIPModule(pl.LightningModule):
         super().__init__()
         self.image_text: nn.Module | Contrastive = image_text
         self.seed = seed
-        self.optim = {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
+        self.optim = {"lr": lr, "muon_lr": muon_lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
 
     def training_step(self, batch: list[Clip], _: int) -> Tensor:
         """Clips of any sizes -> the loss."""

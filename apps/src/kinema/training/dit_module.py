@@ -45,7 +45,7 @@ class DiTModule(pl.LightningModule):
         caption_drop: share of captions replaced by "".
         keep_share: share of clips of which some cells are given (see `training_masks`).
         seed: of times, noise, masks and captions.
-        lr, betas, momentum, weight_decay: see `MuonAdamW`.
+        lr, muon_lr, betas, momentum, weight_decay: see `MuonAdamW`.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class DiTModule(pl.LightningModule):
         keep_share: float = 0.3,
         seed: int = 0,
         lr: float = 1e-3,
+        muon_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.98),
         momentum: float = 0.95,
         weight_decay: float = 0.0,
@@ -67,7 +68,7 @@ class DiTModule(pl.LightningModule):
         self.text = nn.ModuleList(_learning_or_cached(encoder) for encoder in text)
         self.law = law
         self.caption_drop, self.keep_share, self.seed = caption_drop, keep_share, seed
-        self.optim = {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
+        self.optim = {"lr": lr, "muon_lr": muon_lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
 
     def training_step(self, batch: LatentBatch, _: int) -> Tensor:
         """Encode the text, draw time, noise and mask, predict, weigh."""

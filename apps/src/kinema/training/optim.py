@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
@@ -21,12 +22,13 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class MuonAdamW(Optimizer):
     """Muon for the groups with `muon=True`, AdamW for the others.
 
-    Muon's update is scaled by 0.2 sqrt(max(rows, columns)), so that its root mean square is that of AdamW's and one
-    learning rate fits both (Moonlight, arXiv 2502.16982).
+    Muon's update is scaled by 0.2 sqrt(max(rows, columns)), so that its root mean square is that of AdamW's and the
+    two learning rates are of one order (Moonlight, arXiv 2502.16982).
 
     Args:
         groups: as of `matrix_groups`.
-        lr: learning rate.
+        lr: AdamW's learning rate.
+        muon_lr: Muon's; None: as AdamW's.
         betas: AdamW's; Muon uses `momentum`.
         momentum: Muon's, with Nesterov's step.
         weight_decay: decoupled, for both.
@@ -37,12 +39,14 @@ class MuonAdamW(Optimizer):
         groups: Iterable[dict[str, Any]],
         *,
         lr: float,
+        muon_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.98),
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
         defaults = {"lr": lr, "betas": tuple(betas), "momentum": momentum, "weight_decay": weight_decay, "muon": False}
-        super().__init__(groups, defaults)
+        rates = {True: lr if muon_lr is None else muon_lr, False: lr}
+        super().__init__([{**group, "lr": rates[group.get("muon", False)]} for group in groups], defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
@@ -68,7 +72,7 @@ class MuonAdamW(Optimizer):
             by_shape[matrix.shape[0], matrix.shape[1]].append((p, matrix))
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         for shape, members in by_shape.items():
-            directions = orthogonalised(torch.stack([matrix for _, matrix in members]))
+            directions = _shared(orthogonalised, torch.stack([matrix for _, matrix in members]))
             step = -group["lr"] * 0.2 * max(shape) ** 0.5
             for (p, _), direction in zip(members, directions.to(members[0][0].dtype), strict=True):
                 p.add_(direction.view_as(p), alpha=step)
@@ -111,6 +115,19 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
         gram = x @ x.transpose(1, 2)
         x = a * x + torch.baddbmm(b * gram, gram, gram, alpha=c) @ x
     return x.transpose(1, 2) if tall else x
+
+
+def _shared(function: Callable[[Tensor], Tensor], stack: Tensor) -> Tensor:
+    """`function` of a stack (K, ...), each rank doing its share: all have the same gradients anyway."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if world == 1:
+        return function(stack)
+    share = -(-len(stack) // world)
+    padded = torch.cat([stack, stack[:1].expand(share * world - len(stack), *stack.shape[1:])])
+    mine = function(padded[dist.get_rank() * share :][:share]).to(stack.dtype).contiguous()
+    out = torch.empty_like(padded)
+    dist.all_gather_into_tensor(out, mine)
+    return out[: len(stack)]
 
 
 def matrix_groups(module: nn.Module, outer: Iterable[nn.Module] = ()) -> list[dict[str, Any]]:

@@ -224,7 +224,9 @@ def _configured(schema: type[T], file: str | None, overrides: Sequence[str], pri
 def _open(kind: str, settings: RunSettings, resume: str | None) -> Run:
     """The run; its id passes to the other ranks, which Lightning starts as copies of this process."""
     if settings.id is None and resume is None:
-        settings.id = os.environ.setdefault("KINEMA_RUN_ID", new_run_id(kind))
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            os.environ["KINEMA_RUN_ID"] = new_run_id(kind)
+        settings.id = os.environ.get("KINEMA_RUN_ID")
     return open_run(kind, root=settings.dir, run_id=settings.id, resume=resume)
 
 
@@ -237,6 +239,7 @@ def _strategy(settings: TrainerSettings) -> str | DDPStrategy:
 def _optimiser(settings: OptimSettings) -> dict[str, Any]:
     return {
         "lr": settings.lr,
+        "muon_lr": settings.muon_lr,
         "betas": settings.betas,
         "momentum": settings.momentum,
         "weight_decay": settings.weight_decay,

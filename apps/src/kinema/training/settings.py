@@ -8,12 +8,13 @@ from kinema.config import component, component_set
 
 @dataclass
 class OptimSettings:
-    """Muon for matrices, AdamW for the rest, one learning rate for both (see `MuonAdamW`).
+    """Muon for matrices, AdamW for the rest (see `MuonAdamW`); `muon_lr` null: as `lr`.
 
-    The rate rises over the first `warmup` of the run and falls to zero over its last `decay`.
+    The rates rise over the first `warmup` of the run and fall to zero over its last `decay`.
     """
 
     lr: float = 1e-3
+    muon_lr: float | None = None
     betas: tuple[float, float] = (0.9, 0.98)
     momentum: float = 0.95
     weight_decay: float = 0.0

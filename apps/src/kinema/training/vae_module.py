@@ -16,7 +16,7 @@ class VAEModule(pl.LightningModule):
         l1: weight of the absolute error beside the squared error.
         kl: weight of the divergence, summed over nothing: the mean over latent values.
         seed: of the posterior's samples.
-        lr, betas, momentum, weight_decay: see `MuonAdamW`.
+        lr, muon_lr, betas, momentum, weight_decay: see `MuonAdamW`.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class VAEModule(pl.LightningModule):
         kl: float = 1e-4,
         seed: int = 0,
         lr: float = 1e-3,
+        muon_lr: float | None = None,
         betas: tuple[float, float] = (0.9, 0.98),
         momentum: float = 0.95,
         weight_decay: float = 0.0,
@@ -34,7 +35,7 @@ class VAEModule(pl.LightningModule):
         super().__init__()
         self.vae = vae
         self.l1, self.kl, self.seed = l1, kl, seed
-        self.optim = {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
+        self.optim = {"lr": lr, "muon_lr": muon_lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
 
     def training_step(self, batch: list[Clip], _: int) -> Tensor:
         """Clips of few sizes -> the loss, in which every clip counts the same."""

@@ -1,0 +1,5 @@
+"""`python -m kinema`, the same as the command."""
+
+from kinema.cli import main
+
+main()

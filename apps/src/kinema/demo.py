@@ -1,0 +1,265 @@
+"""`kinema demo`: from a folder of mp4 files to videos that follow their prompts, by the commands that users type.
+
+Every stage is a `kinema` command in a process of its own, its output in `logs/`; what this file adds is their order and
+the summary of their reports.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from kinema.errors import UserError
+from kinema.scoring import table
+
+ATTRIBUTES = ("colour", "shape", "size", "motion", "background", "count", "all")
+#: Sizes that the generated clips are judged at; those of the training clips first, then sizes never trained.
+SIZES = ("9x32x32", "17x32x32", "9x32x48", "9x48x32", "5x48x48", "1x32x32", "1x48x48")
+NEW_SIZES = ("9x40x40", "9x48x48", "13x32x32", "9x32x64", "9x64x32", "1x40x56")
+PROMPTS = (
+    "a large red circle bounces on a black background",
+    "a small yellow cross moves to the upper right on a grey background",
+    "a medium blue triangle orbits on a white background",
+    "a large green square shrinks on a black background",
+)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of everything."""
+
+    train_clips: int
+    held_out_clips: int
+    prompts: int
+    per_size: int
+    minutes: Mapping[str, float]
+    settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+BUDGETS = {
+    "full": Budget(8000, 400, 384, 48, {"vae": 4.0, "clip": 3.0, "dit": 13.0}),
+    "smoke": Budget(
+        400,
+        40,
+        24,
+        4,
+        {"vae": 0.25, "clip": 0.2, "dit": 0.4},
+        {"dit": ["samples.clips=4", "samples.num_steps=4"], "evaluate": ["num_steps=4"]},
+    ),
+}
+
+
+def run_demo(*, budget: str = "full", out: str = "demo", seed: int = 0) -> None:
+    """Run all stages in the new folder `out`, write `report.json` and print its table.
+
+    Raises:
+        UserError: an unknown budget, a folder that is there already, or a stage that failed (its log is named).
+    """
+    if budget not in BUDGETS:
+        raise UserError(f"budget {budget!r} is unknown; choose {' or '.join(BUDGETS)}")
+    folder = Path(out)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty; name another folder with --out, or delete it")
+    folder.mkdir(parents=True, exist_ok=True)
+    stages = Stages(folder.resolve(), seed)
+    _train(stages, BUDGETS[budget])
+    _evaluate(stages, BUDGETS[budget])
+    report = _report(stages)
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    print(_summary(report))  # noqa: T201
+    print(f"wrote {folder / 'report.json'}; models, samples and logs are in {folder}")  # noqa: T201
+
+
+def _train(stages: "Stages", budget: Budget) -> None:
+    clips = budget.train_clips + 2 * budget.held_out_clips
+    stages.run({"world": ["data", "make-world", "world", f"--clips={clips}", "--workers=2"]})
+    stages.run(
+        {
+            "vae": ["train", "vae", f"--config={_config('vae')}", *_minutes(budget, "vae"), "run.out=models/vae"],
+            "clip": ["train", "clip", f"--config={_config('clip')}", *_minutes(budget, "clip"), "run.out=models/clip"],
+        }
+    )
+    stages.run({"encode": ["encode", "model=models/vae", "out=cache"]})
+    stages.run(
+        {
+            "dit": [
+                *("train", "dit", f"--config={_config('dit')}", *_minutes(budget, "dit")),
+                *("vae=models/vae", "clip=models/clip", "run.out=models/dit"),
+            ]
+        }
+    )
+
+
+def _evaluate(stages: "Stages", budget: Budget) -> None:
+    made = {
+        "held_out": ("report", stages.seed + 1, budget.prompts, ["9x32x32"]),
+        "reference": ("report", stages.seed + 2, budget.prompts, ["9x32x32"]),
+        "seen": ("train", stages.seed + 3, budget.prompts, ["9x32x32"]),
+        "sizes": ("report", stages.seed + 4, budget.per_size * len(SIZES + NEW_SIZES), SIZES + NEW_SIZES),
+    }
+    for name, (split, seed, clips, sizes) in made.items():
+        options = [f"--split={split}", f"--clips={clips}", f"--sizes={','.join(sizes)}", f"--seed={seed}"]
+        stages.run({f"prompts {name}": ["data", "make-world", f"prompts/{name}", *options]}, seeded=False)
+
+    world = "metrics.world={name: world, world: world/world.json}"
+    shared = ["model=models/dit", "clip=models/clip", "processes=2", world, *budget.settings.get("evaluate", [])]
+    compare = [
+        "metrics.fvd={name: fvd}",
+        "metrics.score={name: clip_score}",
+        "metrics.steady={name: clip_frame_consistency}",
+    ]
+    retrieval = f"metrics.retrieval={{name: clip_retrieval, candidates: {min(32, budget.prompts // 2)}}}"
+    jobs = {
+        "held_out": [
+            "data.path=prompts/held_out",
+            "reference.name=manifest",
+            "reference.path=prompts/reference",
+            *compare,
+            retrieval,
+        ],
+        "seen": ["data.path=prompts/seen", "rows=[generated]"],
+        "sizes": ["data.path=prompts/sizes", "rows=[real,generated]", "by_size=true"],
+        "vae": ["data.path=world", "data.split=report", "rows=[real,vae]"],
+    }
+    for name, words in jobs.items():
+        extra = [] if name == "vae" else ["data.split=null"]
+        stages.run({f"evaluate {name}": ["evaluate", *shared, *words, *extra, f"out=evaluation/{name}"]})
+    stages.run({"generate": ["generate", "models/dit", *PROMPTS, "--out=samples"]})
+
+
+def _config(name: str) -> str:
+    return str(files("kinema").joinpath("configs", "demo", f"{name}.yaml"))
+
+
+def _minutes(budget: Budget, stage: str) -> list[str]:
+    return [f"trainer.max_minutes={budget.minutes[stage]}", *budget.settings.get(stage, [])]
+
+
+class Stages:
+    """Runs commands in a folder, some side by side, and keeps their times.
+
+    Args:
+        folder: working folder of the commands.
+        seed: given to each.
+    """
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.seed = folder, seed
+        self.times: dict[str, dict[str, float]] = {}
+        (folder / "logs").mkdir()
+
+    def run(self, commands: Mapping[str, Sequence[str]], *, seeded: bool = True) -> None:
+        """Run these commands at once and wait for all.
+
+        Raises:
+            UserError: one failed.
+        """
+        name = " + ".join(commands)
+        print(f"{name} ...", flush=True)  # noqa: T201
+        began, used = time.monotonic(), _cpu_seconds()
+        running = {key: self._start(key, command, seeded) for key, command in commands.items()}
+        failed = [key for key, process in running.items() if process.wait() != 0]
+        self.times[name] = {
+            "minutes": (time.monotonic() - began) / 60,
+            "cpu_minutes": (_cpu_seconds() - used) / 60,
+        }
+        if failed:
+            raise UserError(
+                f"the stage {failed[0]!r} failed; see {self._log(failed[0])}: {_last_line(self._log(failed[0]))}"
+            )
+        minutes = self.times[name]
+        print(f"    {minutes['minutes']:.1f} min, {minutes['cpu_minutes']:.1f} CPU-minutes", flush=True)  # noqa: T201
+
+    def _start(self, key: str, command: Sequence[str], seeded: bool) -> subprocess.Popen[bytes]:
+        seed = [f"--seed={self.seed}"] if seeded else []
+        # Idle threads that spin would take a core from the process beside them.
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+        with self._log(key).open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "kinema", *command, *seed],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _log(self, key: str) -> Path:
+        return self.folder / "logs" / f"{key.replace(' ', '_')}.log"
+
+
+def _report(stages: Stages) -> dict[str, Any]:
+    """All evaluations in one: held_out.colour, held_out.colour_interval, seen.shape, floor.shape, vae.shape, ..."""
+    from kinema_metrics.world import interval  # noqa: PLC0415  pulls in torch
+
+    def read(name: str) -> dict[str, Any]:
+        return json.loads((stages.folder / "evaluation" / name / "report.json").read_text())
+
+    def accuracies(row: Mapping[str, float]) -> dict[str, Any]:
+        kept: dict[str, Any] = {}
+        for name in ATTRIBUTES:
+            if name in row:
+                kept[name] = row[name]
+                kept[f"{name}_interval"] = list(interval(row[name], int(row["num"])))
+        return {**kept, "num": int(row["num"])}
+
+    held_out, sizes, vae = read("held_out"), read("sizes"), read("vae")
+    figures = held_out["rows"]["generated"].keys()
+    return {
+        "held_out": accuracies(held_out["rows"]["generated"]),
+        "seen": accuracies(read("seen")["rows"]["generated"]),
+        "floor": accuracies(held_out["rows"]["real"]),
+        "vae": {**accuracies(vae["rows"]["vae"]), **{k: v for k, v in vae["rows"]["vae"].items() if "psnr" in k}},
+        "sizes": {size: {**accuracies(row), "trained": size in SIZES} for size, row in sizes["sizes"].items()},
+        "fvd": {
+            row: next(value for name, value in scores.items() if name.startswith("fvd_"))
+            for row, scores in held_out["rows"].items()
+        },
+        "clip": {
+            row: {name: value for name, value in scores.items() if "clip" in name and not name.startswith("fvd")}
+            for row, scores in held_out["rows"].items()
+        },
+        "protocols": held_out["protocols"],
+        "figures": sorted(figures),
+        "times": {
+            **stages.times,
+            "total": {key: sum(t[key] for t in stages.times.values()) for key in ("minutes", "cpu_minutes")},
+        },
+    }
+
+
+def _summary(report: Mapping[str, Any]) -> str:
+    rows = {name: report[name] for name in ("floor", "vae", "held_out", "seen")}
+    accuracies = {name: {key: row[key] for key in ATTRIBUTES if key in row} for name, row in rows.items()}
+    sizes = {size: {key: row[key] for key in ATTRIBUTES if key in row} for size, row in report["sizes"].items()}
+    times = {name: stage for name, stage in report["times"].items()}
+    parts = [
+        "accuracy, 1 is all (floor: real clips, vae: after the VAE)",
+        table(accuracies),
+        "by size of the clip",
+        table(sizes),
+        "Frechet video distance to other real clips",
+        table({"fvd": report["fvd"]}),
+        "CLIP",
+        table(report["clip"]),
+        "minutes",
+        table(times),
+    ]
+    return "\n".join(parts)
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it wrote nothing"

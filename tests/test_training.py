@@ -1,0 +1,156 @@
+"""The trainings end to end on tiny models: every part swapped by config alone, ranks that agree, resuming, a user's own
+Trainer. All through the functions behind `kinema train`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import kinema_core
+import pytest
+import torch
+from kinema.components import build
+from kinema.encode import encode_command
+from kinema.model_folder import load_model
+from kinema.pipeline import Pipeline, Request
+from kinema.training.run import train_clip, train_dit, train_vae
+from kinema_core import samplers
+
+ROOT = Path(__file__).parents[1]
+DATA = ["data.name=shapes", "data.num_clips=48", "validation.name=shapes", "validation.num_clips=4"]
+SHORT = ["trainer.accelerator=cpu", "trainer.max_steps=2", "trainer.checkpoint_minutes=null"]
+SMALL = ["dit.name=video_dit", "dit.width=24", "dit.depth=1", "dit.num_heads=2", "batch_cells=4096"]
+TINY_VAE = ["vae.widths=[16]", "vae.latent_channels=4", "vae.unshuffle=[4,8,8]"]
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory) -> Path:
+    """A working folder with a VAE, a CLIP, and a cache of latents and of the CLIP's text features."""
+    folder = tmp_path_factory.mktemp("space")
+    before = Path.cwd()
+    os.chdir(folder)
+    train_vae(None, [*DATA, *SHORT, *TINY_VAE, "run.out=vae"])
+    clip = ["text.image_text={timm_model_name: test_resnet, image_size: 32, embed_dim: 16, text_width: 16}"]
+    train_clip(None, [*DATA, *SHORT, *clip, "text.trainable=true", "batch_clips=16", "run.out=clip"])
+    text = "text.main={name: open_clip, weights: clip/text/model.safetensors, %s}" % clip[0].removeprefix(
+        "text."
+    ).replace("=", ": ")
+    encode_command(None, [*DATA[:2], "model=vae", "out=cache", text])
+    yield folder
+    os.chdir(before)
+
+
+def words(*more: str) -> list[str]:
+    return [*DATA[2:], *SHORT, *SMALL, "vae=vae", "cache=cache", "samples.clips=0", *more]
+
+
+def sample(model: str, **changes: object) -> torch.Tensor:
+    pipeline = Pipeline.load(model, num_steps=3, **changes)
+    requests = [Request("a red circle moves left", 5, 24, 40, id="a"), Request("", 1, 17, 30, id="b")]
+    videos = [clip.video for clip in pipeline.generate(requests)]
+    assert [tuple(v.shape) for v in videos] == [(3, 5, 24, 40), (3, 1, 17, 30)]
+    assert all(torch.isfinite(v).all() for v in videos)
+    return videos[0]
+
+
+def test_vae_is_whitened(space):
+    (vae,) = load_model("vae").of_kind("vae")
+    dataset = build(kinema_core.datasets, {"name": "shapes", "num_clips": 48})
+    with torch.no_grad():
+        cells = torch.cat([vae.encode(dataset[i].video[None])[0].flatten(1) for i in range(48)], dim=1)
+    assert cells.mean(1).abs().max() < 1e-3
+    assert (cells.std(1) - 1).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("law", ["flow", "edm", "ddpm"])
+def test_a_model_of_any_law_samples_with_every_sampler(space, law):
+    train_dit(None, words(f"diffusion.name={law}", f"run.out=law-{law}"))
+    for name in samplers.names():
+        node = {"name": name}
+        if name == "sdedit":
+            node |= {"base": {"name": "euler"}, "strength": 1.0}
+        sample(f"law-{law}", sampler=build(samplers, node))
+
+
+def test_text_encoder_by_config(space):
+    train_dit(None, words("text.main.name=tiny", "text.main.width=16", "text.main.depth=1", "run.out=tiny"))
+    (node,) = [n for key, n in load_model("tiny").nodes.items() if key.startswith("text")]
+    assert node["name"] == "tiny"
+    sample("tiny")
+
+
+def test_two_streams_one_frozen_with_features_from_the_cache(space):
+    both = words("text.second={name: tiny, width: 16, depth: 1}", "text.main=null", "run.out=one")
+    train_dit(None, both)
+    assert [key for key in load_model("one").nodes if key.startswith("text")] == ["text.second"]
+
+
+def test_a_foreign_vae_is_swapped_in_by_its_name_alone(space, tmp_path, monkeypatch):
+    command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation", "--target", tmp_path]
+    subprocess.run([*command, ROOT / "tests" / "plugins" / "acme-video-vae"], check=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    kinema_core.refresh()
+    try:
+        # The defaults of the demo set keys of causal3d; the name alone drops them.
+        config = ROOT / "apps" / "src" / "kinema" / "configs" / "demo" / "vae.yaml"
+        train_vae(str(config), [*DATA, *SHORT, "vae.name=acme", "run.out=acme"])
+        encode_command(None, [*DATA[:2], "model=acme", "out=acme-cache"])
+        train_dit(None, words("vae=acme", "cache=acme-cache", "text.main.width=16", "run.out=acme-dit"))
+        assert load_model("acme-dit").nodes["vae"]["name"] == "acme"
+        sample("acme-dit")
+    finally:
+        monkeypatch.undo()
+        kinema_core.refresh()
+
+
+def test_a_cache_of_another_vae_is_refused(space):
+    train_vae(None, [*DATA, *SHORT, *TINY_VAE, "seed=1", "run.out=other-vae"])
+    with pytest.raises(ValueError, match="made by something else"):
+        train_dit(None, words("vae=other-vae"))
+
+
+SPY = """
+import json, sys, torch
+import lightning.pytorch as pl
+from kinema.training import run
+from kinema.training.dit_module import DiTModule
+
+seen = []
+inner = DiTModule.training_step
+
+def step(self, batch, index):
+    noise = self._noise(batch).split(batch.latents.lengths)
+    for clip, part, t in zip(batch.ids, noise, self._times(batch).tolist()):
+        seen.append([self.global_step, clip, part.double().sum().item(), t])
+    return inner(self, batch, index)
+
+DiTModule.training_step = step
+run.train_dit(None, sys.argv[2:])
+rank = __import__("os").environ.get("LOCAL_RANK", "0")
+open(f"{sys.argv[1]}-{rank}.json", "w").write(json.dumps(seen))
+"""
+
+
+def test_one_rank_and_two_see_the_same_clips_and_noise_in_every_step(space, tmp_path):
+    script = tmp_path / "spy.py"
+    script.write_text(SPY)
+    for devices in (1, 2):
+        command = [sys.executable, script, tmp_path / f"ranks{devices}", *words(f"trainer.devices={devices}")]
+        subprocess.run([*command, "trainer.max_steps=3", f"run.out=ranks{devices}"], check=True, timeout=240)
+    one = json.loads((tmp_path / "ranks1-0.json").read_text())
+    two = [row for rank in (0, 1) for row in json.loads((tmp_path / f"ranks2-{rank}.json").read_text())]
+    assert {row[0] for row in one} == {0, 1, 2}
+    assert sorted(one) == sorted(two)
+    weights = [load_model(f"ranks{n}").components["dit"].state_dict() for n in (1, 2)]
+    assert max((weights[0][key] - weights[1][key]).abs().max().item() for key in weights[0]) < 1e-4
+
+
+def test_a_resumed_run_ends_with_the_same_weights(space):
+    long = words("trainer.max_steps=4", "text.main.width=16", "optim.warmup=0", "optim.decay=0")
+    train_dit(None, [*long, "run.id=whole", "run.out=whole"])
+    train_dit(None, [*long, "trainer.max_steps=2", "run.id=parts", "run.out=parts"])
+    train_dit(None, [*long, "run.id=parts", "run.out=parts"], resume="auto")
+    whole, parts = (load_model(name).components["dit"].state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
