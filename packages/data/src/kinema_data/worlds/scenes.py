@@ -113,15 +113,15 @@ def prompts(
     queues = {clip: _Queue(_cells(world, clip), _random("order", seed, split, *clip)) for clip in sizes}
     scenes = []
     for index in range(num):
-        random = _random("prompt", seed, split, index)
         frames, height, width = clip = sizes[index % len(sizes)]
+        random = _random("prompt", seed, split, index, *clip)
         motion, size = queues[clip].next()
         # A cell of the queue has room for every shape, so each combination with its motion will do.
         colour, shape = _choice([(colour, shape) for colour, shape, m in triples if m == motion], random)
         scenes.append(
             _scene(
                 world,
-                f"{split}-prompt-{index:05d}",
+                f"{split}-{frames}x{height}x{width}-{index:05d}",
                 split,
                 (colour, shape, size, motion if frames > 1 else NO_MOTION),
                 clip,
