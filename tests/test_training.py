@@ -32,14 +32,16 @@ def space(tmp_path_factory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     train_vae(None, [*DATA, *SHORT, *TINY_VAE, "run.out=vae"])
-    clip = ["text.image_text={timm_model_name: test_resnet, image_size: 32, embed_dim: 16, text_width: 16}"]
-    train_clip(None, [*DATA, *SHORT, *clip, "text.trainable=true", "batch_clips=16", "run.out=clip"])
-    text = "text.main={name: open_clip, weights: clip/text/model.safetensors, %s}" % clip[0].removeprefix(
-        "text."
-    ).replace("=", ": ")
-    encode_command(None, [*DATA[:2], "model=vae", "out=cache", text])
+    train_clip(None, [*DATA, *SHORT, *clip_words("text"), "text.trainable=true", "batch_clips=16", "run.out=clip"])
+    frozen = ["text.main.name=open_clip", "text.main.weights=clip/text/model.safetensors", *clip_words("text.main")]
+    encode_command(None, [*DATA[:2], "model=vae", "out=cache", *frozen])
     yield folder
     os.chdir(before)
+
+
+def clip_words(node: str) -> list[str]:
+    small = {"timm_model_name": "test_resnet", "image_size": 32, "embed_dim": 16, "text_width": 16}
+    return [f"{node}.image_text.{key}={value}" for key, value in small.items()]
 
 
 def words(*more: str) -> list[str]:
@@ -82,9 +84,15 @@ def test_text_encoder_by_config(space):
 
 
 def test_two_streams_one_frozen_with_features_from_the_cache(space):
-    both = words("text.second={name: tiny, width: 16, depth: 1}", "text.main=null", "run.out=one")
-    train_dit(None, both)
-    assert [key for key in load_model("one").nodes if key.startswith("text")] == ["text.second"]
+    clip = ["text.main.name=open_clip", "text.main.weights=clip/text/model.safetensors", *clip_words("text.main")]
+    tiny = ["text.second.name=tiny", "text.second.width=16", "text.second.depth=1"]
+    train_dit(None, words(*clip, *tiny, "run.out=streams"))
+    model = load_model("streams")
+    assert [model.nodes[key]["name"] for key in ("text.main", "text.second")] == ["open_clip", "tiny"]
+    before = load_model("clip").components["text"].state_dict()
+    after = model.components["text.main"].state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    sample("streams")
 
 
 def test_a_foreign_vae_is_swapped_in_by_its_name_alone(space, tmp_path, monkeypatch):
@@ -154,3 +162,10 @@ def test_a_resumed_run_ends_with_the_same_weights(space):
     train_dit(None, [*long, "run.id=parts", "run.out=parts"], resume="auto")
     whole, parts = (load_model(name).components["dit"].state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_the_module_runs_in_a_users_own_trainer(space):
+    example = ROOT / "docs" / "examples" / "own_trainer.py"
+    assert len(example.read_text().splitlines()) < 25
+    done = subprocess.run([sys.executable, example, "cache"], check=True, capture_output=True, text=True, timeout=240)
+    assert "trained 5 steps" in done.stdout

@@ -118,7 +118,8 @@ class BatchPosition(pl.Callback):
     """Counts the batches of the optimiser steps that are done, and brings the number back on resume.
 
     Hand the same object to the trainer and the data module: `train_dataloader` begins at batch `position.batches` of
-    an order that is a pure function of the seed. Batches that workers have fetched ahead do not count.
+    an endless order that is a pure function of the seed (of a finite one Lightning would count the end wrong). Batches
+    that workers have fetched ahead do not count.
     """
 
     def __init__(self) -> None:

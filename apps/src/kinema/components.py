@@ -13,7 +13,7 @@ import kinema_core
 from kinema_core import Registry, TextEncoder, VideoVAE, nearest
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from kinema.errors import ConfigError
 from kinema.typed import fit, spelled
@@ -119,19 +119,38 @@ def load_weights(module: nn.Module, source: str, *, where: str) -> None:
         raise ConfigError(f"{where}: there are no weights at {source}") from None
     except SafetensorError as error:
         raise ConfigError(f"{where}: {source} is no whole safetensors file ({error})") from None
-    problems: dict[str, list[str]] = {}
     try:
         # The module's own hooks may rename keys, so torch compares, not we.
         found = module.load_state_dict(state, strict=False)
-        problems = {"missing": found.missing_keys, "unexpected": found.unexpected_keys}
+        differences = {"missing": found.missing_keys, "unexpected": found.unexpected_keys}
     except RuntimeError as error:
         sizes = re.findall(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", str(error))
-        problems = {"mismatched": [f"{key} {saved} instead of {wanted}" for key, saved, wanted in sizes]}
         if not sizes:
             raise
-    if any(problems.values()):
-        listed = "; ".join(f"{kind} {_shortened(keys)}" for kind, keys in problems.items() if keys)
-        raise ConfigError(f"{where}: {source} is a checkpoint of another architecture: {listed}")
+        differences = {"mismatched": [f"{key} {saved} instead of {wanted}" for key, saved, wanted in sizes]}
+    if any(differences.values()):
+        raise ConfigError(f"{where}: {source} {_of_another(differences)}")
+
+
+def check_state(state: Mapping[str, Tensor], module: nn.Module, *, source: str) -> None:
+    """Refuse a state dict whose keys or shapes are not the module's, before anything is loaded.
+
+    Raises:
+        ConfigError: it is of another architecture; lists the keys.
+    """
+    expected = {key: list(value.shape) for key, value in module.state_dict().items() if isinstance(value, Tensor)}
+    found = {key: list(value.shape) for key, value in state.items() if isinstance(value, Tensor)}
+    differences = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - expected.keys()),
+        "mismatched": [
+            f"{key} {found[key]} instead of {shape}"
+            for key, shape in expected.items()
+            if found.get(key, shape) != shape
+        ],
+    }
+    if any(differences.values()):
+        raise ConfigError(f"{source} {_of_another(differences)}")
 
 
 def derived_widths(
@@ -260,6 +279,11 @@ def _registry_of(hint: Any, value: Any) -> Registry[Any] | None:
 def _prefixed(where: str, error: Exception) -> str:
     text = str(error.args[0]) if error.args else type(error).__name__
     return text if text.startswith((where, f"no {where}")) else f"{where}: {text}"
+
+
+def _of_another(differences: Mapping[str, Sequence[str]]) -> str:
+    listed = "; ".join(f"{kind} {_shortened(keys)}" for kind, keys in differences.items() if keys)
+    return f"is a checkpoint of another architecture: {listed}"
 
 
 def _shortened(keys: Sequence[str], most: int = 5) -> str:

@@ -24,9 +24,9 @@ _PATH_ERRORS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, Permis
 def reported() -> Iterator[None]:
     """Report a user's mistake as `kinema: <message>` on stderr and exit with 2; also usable as a decorator.
 
-    A mistake is a `UserError`, a path that is not there, or any ValueError or LookupError that a `raise` statement of
-    Kinema's own packages issued: those messages are written for the user. The same errors from anywhere else are bugs
-    and pass through. KINEMA_DEBUG=1 shows the traceback of both. Ctrl-C exits with 130.
+    A mistake is a `UserError`, a path that is not there, or a ValueError or LookupError that is of a class of Kinema's
+    packages or that a `raise` statement of theirs issued: those messages are written for the user. The same errors from
+    anywhere else are bugs and pass through. KINEMA_DEBUG=1 shows the traceback of both. Ctrl-C exits with 130.
     """
     try:
         yield
@@ -44,7 +44,10 @@ def is_mistake(error: BaseException) -> bool:
     """Whether `error` was written for the user (see `reported`)."""
     if isinstance(error, (UserError, *_PATH_ERRORS)):
         return True
-    return isinstance(error, (ValueError, LookupError)) and _raised_by_us(error.__traceback__)
+    if not isinstance(error, (ValueError, LookupError)):
+        return False
+    # What a worker process raised is raised again by torch, so the frame alone does not tell.
+    return _is_ours(type(error).__module__) or _raised_by_us(error.__traceback__)
 
 
 def message(error: BaseException) -> str:
@@ -64,6 +67,10 @@ def _raised_by_us(trace: TracebackType | None) -> bool:
         return False
     while trace.tb_next is not None:
         trace = trace.tb_next
-    package = trace.tb_frame.f_globals.get("__name__", "").split(".")[0]
     instruction = dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]]
-    return (package == "kinema" or package.startswith("kinema_")) and instruction == "RAISE_VARARGS"
+    return _is_ours(trace.tb_frame.f_globals.get("__name__", "")) and instruction == "RAISE_VARARGS"
+
+
+def _is_ours(module: str) -> bool:
+    package = module.split(".", maxsplit=1)[0]
+    return package == "kinema" or package.startswith("kinema_")

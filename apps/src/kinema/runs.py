@@ -8,9 +8,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
 
 from kinema.checkpoint import is_whole, newest_checkpoint, trainer_file
+from kinema.components import check_state
 from kinema.errors import ConfigError, UserError
 
 
@@ -33,6 +36,18 @@ class Run:
     def checkpoint_path(self) -> str | None:
         """What `trainer.fit(ckpt_path=...)` takes; None for a fresh start."""
         return None if self.resumed_from is None else str(trainer_file(self.resumed_from))
+
+    def check(self, module: nn.Module) -> None:
+        """Before `trainer.fit`: refuse to resume `module` from a checkpoint of another architecture.
+
+        Raises:
+            ConfigError: lists the keys that differ.
+        """
+        # A sharded checkpoint is a directory, which only the strategy can read.
+        if self.resumed_from is not None and trainer_file(self.resumed_from).is_file():
+            path = trainer_file(self.resumed_from)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+            check_state(state, module, source=str(self.resumed_from))
 
     def close(self) -> None:
         """Let another process have the run; the end of this process does too."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import lightning.pytorch as pl
 import torch
 from kinema_core import Conditioning, Diffusion, DiT, Ragged, TextEncoder, seeded_generator, seeded_normal
+from kinema_data import LatentClip
 from torch import Tensor, nn
 
 from kinema.tasks import training_masks
@@ -28,6 +29,12 @@ class LatentBatch:
     latents: Ragged
     ids: Sequence[str]
     captions: Sequence[Sequence[str]]
+
+    @classmethod
+    def of(cls, clips: Sequence[LatentClip]) -> "LatentBatch":
+        """The batch of some clips of a cache."""
+        latents = Ragged.from_clips([clip.latent for clip in clips], [clip.cell_rate for clip in clips])
+        return cls(latents, [clip.id for clip in clips], [list(clip.captions.values()) for clip in clips])
 
     def to(self, device: torch.device | str | None = None) -> "LatentBatch":
         """The same with the latents on `device`."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
-from kinema_core import Ragged, datasets, diffusions, dits, guidances, samplers, text_encoders, vaes
+from kinema_core import datasets, diffusions, dits, guidances, samplers, text_encoders, vaes
 from kinema_data import CachedLatents, weights_hash
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -119,7 +119,7 @@ def train_dit(
         cache,
         lambda info: _product(vae.latent_grid(info.frames, info.height, info.width)),
         budget=config.batch_cells,
-        assemble=_latent_batch,
+        assemble=LatentBatch.of,
         seed=config.seed,
         weights={_size(key): weight for key, weight in config.size_weights.items()},
         position=position,
@@ -260,11 +260,6 @@ def _facts(config: VAETraining | CLIPTraining | DiTTraining, trainer: pl.Trainer
 
 def _cached(encoder: Any, cache: CachedLatents, stream: int) -> CachedText:
     return CachedText(encoder, lambda text: cache.text([text])[stream] if cache.has_text(text) else None)
-
-
-def _latent_batch(clips: Sequence[Any]) -> LatentBatch:
-    latents = Ragged.from_clips([clip.latent for clip in clips], [clip.cell_rate for clip in clips])
-    return LatentBatch(latents, [clip.id for clip in clips], [list(clip.captions.values()) for clip in clips])
 
 
 def _product(grid: tuple[int, int, int]) -> int:
