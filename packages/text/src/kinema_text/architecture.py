@@ -28,6 +28,7 @@ class Architecture:
         word_rows: rows in each half of the hashed word table, or 0 for open_clip's byte-pair tokens.
         weights: open_clip's description of a pretrained tag, the path of a local file, or None.
         crop: resize the shortest side and crop the centre (open_clip's default), else squash to a square.
+        resized: whether a timm tower has to be told its image size.
         mean: of the images the model expects, in [0, 1], a channel.
         std: likewise.
     """
@@ -37,6 +38,7 @@ class Architecture:
     word_rows: int
     weights: dict[str, Any] | str | None
     crop: bool
+    resized: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -68,6 +70,7 @@ def resolve(
         word_rows=word_rows if word_rows is not None else _SMALL_WORD_ROWS if name == SMALL else 0,
         weights=tag or pretrained,
         crop=name != SMALL and tag.get("resize_mode", "shortest") == "shortest",
+        resized="timm_model_name" in config["vision_cfg"] and (name == SMALL or vision["image_size"] is not None),
         mean=tuple(tag.get("mean", open_clip.OPENAI_DATASET_MEAN)),
         std=tuple(tag.get("std", open_clip.OPENAI_DATASET_STD)),
     )

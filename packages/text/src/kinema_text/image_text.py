@@ -30,8 +30,8 @@ class OpenClipImageText(ImageText):
     Args:
         architecture: "kinema-small" (a timm convolutional tower of 32 px, a text transformer of 2 layers and width 128
             over hashed words, embeddings of 128), or a name of `open_clip.list_models()` with a CLIP text tower.
-        pretrained: a tag of open_clip (downloaded), or the path of a local file of weights, ours or open_clip's; None:
-            random weights.
+        pretrained: a tag of open_clip (downloaded), or the path of a local file of weights: those of this class, of an
+            `OpenClipText`, or open_clip's own; None: random weights.
         quick_gelu: the activation of the transformers, x sigmoid(1.702 x) instead of GELU. Tags know theirs. For a
             local file and an architecture that exists with both it has to be said.
         timm_model_name: image tower by its name in timm.
@@ -79,6 +79,7 @@ class OpenClipImageText(ImageText):
                 "context_length": context_length,
             },
         )
+        weights = _downloaded(chosen)
         self.architecture = architecture
         self.width: int = chosen.config["embed_dim"]
         self.text_width: int = chosen.config["text_cfg"]["width"]
@@ -89,8 +90,8 @@ class OpenClipImageText(ImageText):
         self.model = _build(chosen)
         self.register_buffer("mean", torch.tensor(chosen.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(chosen.std)[:, None, None], persistent=False)
-        if chosen.weights is not None:
-            self._load(chosen.weights)
+        if weights is not None:
+            self._load(weights)
 
     @property
     def id(self) -> str:
@@ -142,7 +143,7 @@ class OpenClipImageText(ImageText):
         return tokens, mask, pooled
 
     def forward(self, images: Tensor, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings of images and of captions, (B, E) each, and the scale of the logits: what open_clip's losses take."""
+        """Embeddings of images and of captions, (B, E) each, and their logits' scale: inputs of open_clip's losses."""
         scale = self.model.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
         return self.encode_image(images), self.encode_text(captions), scale
 
@@ -162,21 +163,26 @@ class OpenClipImageText(ImageText):
         ids = open_clip.tokenize(captions, self.context_length)
         return ids[:, : ids.argmax(1).max() + 1].to(device)
 
-    def _load(self, weights: dict | str) -> None:
-        try:
-            path = weights if isinstance(weights, str) else open_clip.download_pretrained(weights)
-        except Exception as error:  # whatever the hub's or the network's client raises
-            raise ValueError(
-                f"the pretrained weights of {self.architecture!r} cannot be downloaded: {error}"
-            ) from error
+    def _load(self, path: str) -> None:
         try:
             state = open_clip.factory.load_state_dict(path)
-            if all(name.startswith("model.") for name in state):
-                self.load_state_dict(state)
+            ours = {name.removeprefix("image_text."): value for name, value in state.items()}
+            if all(name.startswith("model.") for name in ours):
+                self.load_state_dict(ours)
             else:
                 open_clip.load_checkpoint(self.model, path)
         except Exception as error:  # wrong keys, wrong shapes, or no file of weights at all
             raise ValueError(f"{path!r} holds no weights of {self.architecture!r}: {error}") from error
+
+
+def _downloaded(chosen: Architecture) -> str | None:
+    """The path of the weights on this machine; None where there are to be none."""
+    if chosen.weights is None or isinstance(chosen.weights, str):
+        return chosen.weights
+    try:
+        return open_clip.download_pretrained(chosen.weights)
+    except Exception as error:  # whatever the hub's or the network's client raises
+        raise ValueError(f"the pretrained weights of {chosen.name!r} cannot be downloaded: {error}") from error
 
 
 def _build(chosen: Architecture) -> nn.Module:
@@ -184,6 +190,9 @@ def _build(chosen: Architecture) -> nn.Module:
     if chosen.word_rows:
         config["text_cfg"]["vocab_size"] = 1  # replaced at once
     model = open_clip.CLIP(**config)
+    if chosen.resized:
+        # timm's vision transformers are built for 224 px whatever is asked for; convolutional towers take any size.
+        model.visual.set_input_size(config["vision_cfg"]["image_size"])
     if chosen.word_rows:
         # The deviation is the one CLIP starts its token embeddings with.
         model.token_embedding = HashEmbedding(chosen.word_rows, config["text_cfg"]["width"], std=0.02)
