@@ -208,6 +208,19 @@ def test_sigterm_saves_the_step_in_flight_and_exits_with_143(tmp_path):
     assert torch.equal(straight.layer.weight, resumed.layer.weight)
 
 
+def test_a_checkpoint_of_another_architecture_is_refused_with_the_keys(tmp_path):
+    trained(tmp_path / "run", 2)
+    run = open_run("dit", root=tmp_path, resume=str(tmp_path / "run"))
+    run.check(Model())
+    other = Model()
+    other.layer = nn.Linear(3, 2)
+    other.extra = nn.Linear(1, 1)
+    message = r"step-000002 is a checkpoint of another architecture: missing extra.bias, extra.weight; mismatched layer"
+    with pytest.raises(ConfigError, match=message):
+        run.check(other)
+    run.close()
+
+
 def test_sigusr1_saves_and_goes_on(tmp_path):
     trained(tmp_path, 5, at={1: lambda: os.kill(os.getpid(), signal.SIGUSR1)})
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000002", "step-000005"]

@@ -9,6 +9,16 @@ import yaml
 from kinema import cli
 
 
+def test_every_public_name_is_there():
+    import kinema
+
+    for name in kinema.__all__:
+        assert getattr(kinema, name).__name__ == name
+    assert sorted(name for names in kinema._HOMES.values() for name in names) == sorted(kinema.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'pipelines'"):
+        _ = kinema.pipelines
+
+
 @pytest.fixture
 def kinema(monkeypatch, capsys):
     """Run `kinema WORDS...` in this process: (exit code, stdout, stderr)."""
