@@ -94,16 +94,18 @@ def demo(
 def make_world(
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder to write.")],
     clips: Annotated[int, typer.Option(min=1, help="How many.")] = 1000,
+    split: Annotated[str | None, typer.Option(help="Evaluation prompts of this split in place of a world.")] = None,
+    sizes: Annotated[str, typer.Option(help="Frames x height x width of the prompts' clips.")] = "9x32x32",
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
 ) -> None:
-    """Write a dataset of captioned clips of moving shapes, with exact ground truth."""
-    from kinema_data.worlds import make_world as make
-    from rich.progress import Progress
+    """Write a dataset of captioned clips of moving shapes, with exact ground truth.
 
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("clips", total=clips)
-        make(out, num_clips=clips, seed=seed, progress=lambda done, _: progress.update(bar, completed=done))
-    typer.echo(f"wrote {clips} clips and manifest.jsonl to {out}")
+    With --split: clips whose captions name every attribute, over the combinations of that split.
+    """
+    from kinema.made_world import make_world_command
+
+    make_world_command(out, clips=clips, split=split, sizes=sizes, workers=workers, seed=seed)
 
 
 @train_app.command("vae")

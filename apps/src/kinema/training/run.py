@@ -15,11 +15,12 @@ from kinema.checkpointing import BatchPosition, Checkpointing
 from kinema.components import build, derived_widths
 from kinema.config import load_config, print_config, validate_components
 from kinema.ema import EMA
-from kinema.errors import ConfigError, UserError
+from kinema.errors import UserError
 from kinema.model_folder import load_model, save_model
 from kinema.pipeline import Pipeline
 from kinema.runs import Run, new_run_id, open_run
 from kinema.scoring import build_metrics, load_clip
+from kinema.sizes import parse_size
 from kinema.text_cache import CachedText
 from kinema.tracking import MlflowTracker
 from kinema.training.clip_module import CLIPModule
@@ -121,7 +122,7 @@ def train_dit(
         budget=config.batch_cells,
         assemble=LatentBatch.of,
         seed=config.seed,
-        weights={_size(key): weight for key, weight in config.size_weights.items()},
+        weights={parse_size(key): weight for key, weight in config.size_weights.items()},
         position=position,
     )
     pipeline = Pipeline(
@@ -264,12 +265,3 @@ def _cached(encoder: Any, cache: CachedLatents, stream: int) -> CachedText:
 
 def _product(grid: tuple[int, int, int]) -> int:
     return grid[0] * grid[1] * grid[2]
-
-
-def _size(text: str) -> tuple[int, int, int]:
-    """ "9x32x48" -> (9, 32, 48)."""
-    numbers = text.split("x")
-    if len(numbers) != 3 or not all(number.isdigit() for number in numbers):
-        raise ConfigError(f"size_weights: {text!r} is no size; write frames x height x width, such as 9x32x48")
-    frames, height, width = map(int, numbers)
-    return frames, height, width

@@ -106,8 +106,10 @@ class VideoDiT(DiT):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        # Each block begins as the identity and the output as zero (adaLN-Zero, DiT, arXiv 2212.09748).
-        for layer in (self.modulate, self.final_modulate, self.project):
+        # Each block begins as the identity and the output as zero, as in adaLN-Zero (DiT, arXiv 2212.09748), but by
+        # the branches' last layers with gates at one: a gate at zero first has to open before its branch can learn.
+        last = [layer for block in self.blocks for layer in block.last_layers()]
+        for layer in (self.modulate, self.final_modulate, self.project, *last):
             nn.init.zeros_(layer.weight)
 
     def forward(self, x: Ragged, noise: Tensor, cond: Conditioning) -> Tensor:
@@ -169,6 +171,10 @@ class _Block(nn.Module):
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
 
+    def last_layers(self) -> list[nn.Linear]:
+        """The layers that end the block's branches."""
+        return [self.attention_out, self.down, *([self.cross.out] if self.cross else [])]
+
     def forward(
         self,
         h: Tensor,
@@ -213,9 +219,10 @@ class _CrossAttention(nn.Module):
 
 
 def _modulation_table(rows: int, width: int) -> Tensor:
-    """Shift, scale, gate, ...: scales (rows 1, 4) begin at one, the others near zero."""
+    """Shift, scale, gate, ...: shifts begin near zero, the others near one."""
     table = torch.randn(rows, width) * width**-0.5
     table[1::3] += 1
+    table[2::3] += 1
     return table
 
 

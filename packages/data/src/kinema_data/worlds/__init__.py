@@ -4,7 +4,7 @@ from kinema_data.worlds.dataset import ShapesDataset
 from kinema_data.worlds.render import render, render_frames
 from kinema_data.worlds.scenes import FRAME_RATES, TRAIN_SIZES, Scene, draw_scene, prompts
 from kinema_data.worlds.world import Laws, World
-from kinema_data.worlds.write import make_world
+from kinema_data.worlds.write import make_prompts, make_world
 
 __all__ = [
     "FRAME_RATES",
@@ -14,6 +14,7 @@ __all__ = [
     "ShapesDataset",
     "World",
     "draw_scene",
+    "make_prompts",
     "make_world",
     "prompts",
     "render",

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from kinema_data.video import write_image, write_video
 from kinema_data.worlds.render import render_frames
-from kinema_data.worlds.scenes import Scene, draw_scene
+from kinema_data.worlds.scenes import Scene, draw_scene, prompts
 from kinema_data.worlds.world import World
 
 #: Shares of the clips in each split.
@@ -48,11 +49,54 @@ def make_world(
     Returns:
         The folder.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is not empty: name a new folder, or delete it first")
     world = World(scale)
     jobs = _jobs(world, seed, _counts(num_clips, splits or DEFAULT_SPLITS))
+    return _write_folder(Path(out), world, jobs, num_clips, num_workers, progress)
+
+
+def make_prompts(
+    out: str | os.PathLike[str],
+    *,
+    num_clips: int,
+    split: str,
+    seed: int = 0,
+    sizes: Sequence[tuple[int, int, int]] = ((9, 32, 32),),
+    scale: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write evaluation prompts and the clips they describe, as `make_world` writes a world: see `prompts`.
+
+    Args:
+        out: the folder; it must not exist, or be empty.
+        num_clips: how many.
+        split: whose combinations of colour, shape and motion.
+        sizes: (frames, height, width), taken in turn.
+        scale: of the world.
+        progress: called with clips written and clips in all.
+
+    Returns:
+        The folder.
+    """
+    world = World(scale)
+    scenes = prompts(world, split, num_clips, seed, sizes=sizes)
+    jobs = [partial(list, scenes[start : start + _CHUNK]) for start in range(0, num_clips, _CHUNK)]
+    return _write_folder(Path(out), world, jobs, num_clips, 1, progress)
+
+
+#: One unit of work: gives its scenes, in the process that writes them.
+_Job = Callable[[], list[Scene]]
+
+
+def _write_folder(
+    out: Path,
+    world: World,
+    jobs: Sequence[_Job],
+    num_clips: int,
+    num_workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> Path:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is not empty: name a new folder, or delete it first")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         (temporary / "clips").mkdir(parents=True)
@@ -68,10 +112,6 @@ def make_world(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
-
-
-#: One unit of work: the world, the seed, a split and indices of its clips.
-_Job = tuple[World, int, str, range]
 
 
 def _counts(num_clips: int, splits: Mapping[str, float]) -> dict[str, int]:
@@ -90,10 +130,14 @@ def _jobs(world: World, seed: int, counts: Mapping[str, int]) -> list[_Job]:
     for split in counts:
         world.triples(split)
     return [
-        (world, seed, split, range(start, min(start + _CHUNK, count)))
+        partial(_drawn, world, split, seed, range(start, min(start + _CHUNK, count)))
         for split, count in counts.items()
         for start in range(0, count, _CHUNK)
     ]
+
+
+def _drawn(world: World, split: str, seed: int, indices: range) -> list[Scene]:
+    return [draw_scene(world, split, seed, index) for index in indices]
 
 
 def _results(jobs: Sequence[_Job], folder: Path, num_workers: int) -> Iterator[list[dict[str, Any]]]:
@@ -108,8 +152,7 @@ def _results(jobs: Sequence[_Job], folder: Path, num_workers: int) -> Iterator[l
 
 def _write(job: _Job, folder: Path) -> list[dict[str, Any]]:
     """Write the clips of a job; their manifest lines."""
-    world, seed, split, indices = job
-    scenes = [draw_scene(world, split, seed, index) for index in indices]
+    scenes = job()
     lines = []
     for scene, frames in zip(scenes, render_frames(scenes), strict=True):
         name = f"clips/{scene.id}.{'png' if scene.frames == 1 else 'mp4'}"
