@@ -6,7 +6,7 @@ from kinema_text import OpenClipImageText, OpenClipText, TinyText
 
 
 def small_clip(**changes):
-    model = OpenClipImageText(**({"timm_model_name": "test_resnet"} | changes))
+    model = OpenClipImageText(**changes)
     randomise(model.model, scale=0.05)
     return model
 

@@ -25,7 +25,7 @@ def test_retrieval_rises_far_above_chance():
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     captions = [f"a {size} {colour} {shape}" for colour, size, shape in KINDS]
-    clip = OpenClipImageText(timm_model_name="test_resnet", text_width=64, text_layers=1, text_heads=2, embed_dim=64)
+    clip = OpenClipImageText(image_size=32, text_width=64, text_layers=1, text_heads=2, embed_dim=64)
     optimiser = torch.optim.AdamW(clip.parameters(), lr=1e-3)
     clip.train()
     for _ in range(60):

@@ -30,7 +30,7 @@ def vit(tmp_path_factory):
 
 
 def small(**settings):
-    model = OpenClipImageText(timm_model_name="test_resnet", **settings)
+    model = OpenClipImageText(**settings)
     randomise(model.model, scale=0.02)
     return model.eval()
 
@@ -117,8 +117,8 @@ def test_weights_survive_a_file(tmp_path):
     }.items():
         path = str(tmp_path / f"{name}.safetensors")
         save_file(state, path)
-        assert OpenClipImageText(timm_model_name="test_resnet", pretrained=path).id == model.id
-    other = OpenClipImageText(timm_model_name="test_resnet")
+        assert OpenClipImageText(pretrained=path).id == model.id
+    other = OpenClipImageText()
     other.load_state_dict(load_file(tmp_path / "ours.safetensors"))
     assert other.id == model.id
 
@@ -134,7 +134,7 @@ def test_weights_that_do_not_fit(tmp_path):
     path = str(tmp_path / "other.safetensors")
     save_file(small().state_dict(), path)
     with pytest.raises(ValueError, match="no weights of 'kinema-small'"):
-        OpenClipImageText(timm_model_name="test_resnet", text_width=64, pretrained=path)
+        OpenClipImageText(text_width=64, pretrained=path)
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="broken"):
         OpenClipImageText(pretrained=str(tmp_path / "broken.safetensors"))

@@ -8,4 +8,4 @@ def test_example_runs(capsys):
     text = (Path(__file__).parents[1] / "README.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", text, re.S)
     exec(compile(example, "README.md", "exec"), {})
-    assert "torch.Size([2, 5, 128]) tensor([5, 2])" in capsys.readouterr().out
+    assert "torch.Size([2, 5, 96]) tensor([5, 2])" in capsys.readouterr().out

@@ -8,12 +8,13 @@ from typing import Any
 import open_clip
 from kinema_core import nearest
 
-#: Our own small CLIP: trained from nothing in about a minute on one core.
+#: Our own small CLIP, trained from nothing on one core. timm's test_resnet (.4 M parameters) costs a seventh of
+#: resnet10t at these sizes and learns more in the same time.
 SMALL = "kinema-small"
 _SMALL_CONFIG: dict[str, Any] = {
     "embed_dim": 128,
-    "vision_cfg": {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32},
-    "text_cfg": {"context_length": 48, "width": 128, "heads": 4, "layers": 2},
+    "vision_cfg": {"timm_model_name": "test_resnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 48},
+    "text_cfg": {"context_length": 48, "width": 96, "heads": 4, "layers": 2},
 }
 _SMALL_WORD_ROWS = 1024
 
