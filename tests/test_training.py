@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
+import av
 import kinema_core
 import pytest
 import torch
@@ -17,6 +19,7 @@ from kinema.model_folder import load_model
 from kinema.pipeline import Pipeline, Request
 from kinema.training.run import train_clip, train_dit, train_vae
 from kinema_core import samplers
+from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[1]
 DATA = ["data.name=shapes", "data.num_clips=48", "validation.name=shapes", "validation.num_clips=4"]
@@ -117,6 +120,30 @@ def test_a_cache_of_another_vae_is_refused(space):
     train_vae(None, [*DATA, *SHORT, *TINY_VAE, "seed=1", "run.out=other-vae"])
     with pytest.raises(ValueError, match="made by something else"):
         train_dit(None, words("vae=other-vae"))
+
+
+def test_mlflow_holds_the_run(space):
+    """Config, parameters, tags with distributions and versions, loss, scores at several steps, mp4 that play."""
+    every = ["clip=clip", "samples.clips=4", "samples.num_steps=2", "trainer.evaluate_every=1", "trainer.log_every=1"]
+    more = ["validation.num_clips=4", "text.main.width=16", "run.experiment=record", "run.out=recorded"]
+    train_dit(None, [*words(), *every, *more])
+    client = MlflowClient("sqlite:///mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("record").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["dit.width"] == "24"
+    assert run.data.tags["component.dit"] == f"video_dit kinema-dit {version('kinema-dit')}"
+    steps = {name: [m.step for m in client.get_metric_history(run.info.run_id, name)] for name in run.data.metrics}
+    assert len(steps["train/loss"]) == 2
+    assert set(steps["val/fvd_clip"]) == {1, 2}
+    assert any(name.startswith("val/clip_score") for name in steps)
+    found = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert {"config.yaml", "images", "videos"} <= found
+    folder = client.list_artifacts(run.info.run_id, "videos")[0].path
+    video = client.download_artifacts(run.info.run_id, client.list_artifacts(run.info.run_id, folder)[0].path)
+    with av.open(video) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert len(list(container.decode(stream))) > 1
 
 
 SPY = """

@@ -211,7 +211,6 @@ def _report(stages: Stages) -> dict[str, Any]:
         return {**kept, "num": int(row["num"])}
 
     held_out, sizes, vae = read("held_out"), read("sizes"), read("vae")
-    figures = held_out["rows"]["generated"].keys()
     return {
         "held_out": accuracies(held_out["rows"]["generated"]),
         "seen": accuracies(read("seen")["rows"]["generated"]),
@@ -222,12 +221,12 @@ def _report(stages: Stages) -> dict[str, Any]:
             row: next(value for name, value in scores.items() if name.startswith("fvd_"))
             for row, scores in held_out["rows"].items()
         },
+        # Their names end in the CLIP's id, which the protocols hold.
         "clip": {
-            row: {name: value for name, value in scores.items() if "clip" in name and not name.startswith("fvd")}
+            row: {name.rsplit("_", 1)[0]: value for name, value in scores.items() if name.startswith("clip_")}
             for row, scores in held_out["rows"].items()
         },
         "protocols": held_out["protocols"],
-        "figures": sorted(figures),
         "times": {
             **stages.times,
             "total": {key: sum(t[key] for t in stages.times.values()) for key in ("minutes", "cpu_minutes")},
@@ -238,21 +237,16 @@ def _report(stages: Stages) -> dict[str, Any]:
 def _summary(report: Mapping[str, Any]) -> str:
     rows = {name: report[name] for name in ("floor", "vae", "held_out", "seen")}
     accuracies = {name: {key: row[key] for key in ATTRIBUTES if key in row} for name, row in rows.items()}
-    sizes = {size: {key: row[key] for key in ATTRIBUTES if key in row} for size, row in report["sizes"].items()}
-    times = {name: stage for name, stage in report["times"].items()}
-    parts = [
-        "accuracy, 1 is all (floor: real clips, vae: after the VAE)",
-        table(accuracies),
-        "by size of the clip",
-        table(sizes),
-        "Frechet video distance to other real clips",
-        table({"fvd": report["fvd"]}),
-        "CLIP",
-        table(report["clip"]),
-        "minutes",
-        table(times),
-    ]
-    return "\n".join(parts)
+    sizes = {key: {size: row[key] for size, row in report["sizes"].items() if key in row} for key in ATTRIBUTES}
+    times = {key: {name: stage[key] for name, stage in report["times"].items()} for key in ("minutes", "cpu_minutes")}
+    parts = {
+        "accuracy; floor: real clips, vae: after encoding and decoding": accuracies,
+        "by size of the clip": sizes,
+        "Frechet video distance to other real clips": {"fvd": report["fvd"]},
+        "CLIP": report["clip"],
+        "minutes": times,
+    }
+    return "\n\n".join(f"{title}\n{table(rows)}" for title, rows in parts.items())
 
 
 def _cpu_seconds() -> float:
