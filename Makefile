@@ -2,10 +2,10 @@
 BUDGET ?= full
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests are many and small: one thread each is faster than all cores fighting for one.
-export OMP_NUM_THREADS ?= 1
+# Tests are many and small: threads cost more than they bring.
+test test-all test-packages: export OMP_NUM_THREADS ?= 1
 
-.PHONY: help env demo test test-all test-packages lint bench
+.PHONY: help env demo test test-all test-packages lint
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -14,7 +14,7 @@ env: ## make or renew .venv
 	@$(PYTHON) tools/setup_env.py
 
 demo: env ## train everything on a made world and score it (BUDGET=smoke: three minutes)
-	env -u OMP_NUM_THREADS $(BIN)/kinema demo --budget $(BUDGET)
+	$(BIN)/kinema demo --budget $(BUDGET)
 
 test: env ## all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow"
@@ -31,6 +31,3 @@ lint: env ## style, types, import directions, banned calls
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/test_repo_source.py
-
-bench: env ## the benchmarks
-	$(BIN)/python -m pytest benchmarks
