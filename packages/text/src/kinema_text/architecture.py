@@ -13,7 +13,7 @@ from kinema_core import nearest
 SMALL = "kinema-small"
 _SMALL_CONFIG: dict[str, Any] = {
     "embed_dim": 128,
-    "vision_cfg": {"timm_model_name": "test_resnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 48},
+    "vision_cfg": {"timm_model_name": "test_resnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64},
     "text_cfg": {"context_length": 48, "width": 96, "heads": 4, "layers": 2},
 }
 _SMALL_WORD_ROWS = 1024

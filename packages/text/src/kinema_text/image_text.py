@@ -28,7 +28,7 @@ class OpenClipImageText(ImageText):
     Every setting that is None is as the architecture says.
 
     Args:
-        architecture: "kinema-small" (timm's test_resnet at 48 px, a text transformer of 2 layers and width 96 over
+        architecture: "kinema-small" (timm's test_resnet at 64 px, a text transformer of 2 layers and width 96 over
             hashed words, embeddings of 128: .8 M parameters), or a name of `open_clip.list_models()` with a CLIP
             text tower.
         pretrained: a tag of open_clip (downloaded), or the path of a local file of weights: those of this class, of an
