@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ class Outbox:
     def _deliver_chunk(self) -> bool:
         with self._path.open("rb") as file:
             file.seek(self._sent)
-            lines = [line for _ in range(CHUNK) if (line := file.readline()).endswith(b"\n")]
+            # Not past a line that is being written: its rest would pass for a line of its own.
+            lines = list(takewhile(lambda line: line.endswith(b"\n"), islice(file, CHUNK)))
         if lines:
             self._deliver([json.loads(line) for line in lines])
             self._advance(self._sent + sum(map(len, lines)))
