@@ -1,0 +1,67 @@
+"""Muon beside AdamW: the orthogonalisation against its polynomial of singular values, AdamW against torch's."""
+
+import pytest
+import torch
+from kinema.training.optim import NEWTON_SCHULZ, MuonAdamW, matrix_groups, orthogonalised, trapezoid
+from torch import nn
+
+
+@pytest.mark.parametrize("shape", [(2, 24, 24), (3, 16, 40), (3, 40, 16)])
+def test_orthogonalisation_is_the_polynomial_of_the_singular_values(shape):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, s, v = torch.linalg.svd(matrices.double(), full_matrices=False)
+    s = s / s.square().sum(-1, keepdim=True).sqrt()
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(5):
+        s = a * s + b * s**3 + c * s**5
+    expected = u * s[:, None] @ v
+    assert (orthogonalised(matrices) - expected).abs().max() < 1e-4
+
+
+def test_a_matrix_of_low_rank_stays_bounded():
+    low = torch.randn(1, 64, 1) @ torch.randn(1, 1, 32)
+    out = orthogonalised(low)
+    assert torch.isfinite(out).all()
+    assert torch.linalg.matrix_norm(out[0], 2) < 1.3
+
+
+def test_the_rest_is_adamw():
+    torch.manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.ones(5)) for _ in range(2))
+    optimisers = (
+        MuonAdamW([{"params": [ours], "muon": False}], lr=0.1, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.98), weight_decay=0.01),
+    )
+    for step in range(4):
+        for weight, optimiser in zip((ours, theirs), optimisers, strict=True):
+            optimiser.zero_grad()
+            (weight * torch.arange(5.0) * (step + 1)).sin().sum().backward()
+            optimiser.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_muon_step_has_the_size_of_an_adam_step():
+    weight = nn.Parameter(torch.zeros(64, 256))
+    optimiser = MuonAdamW([{"params": [weight], "muon": True}], lr=9.0, muon_lr=0.1)
+    weight.grad = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    optimiser.step()
+    # An orthogonal 64 x 256 matrix has mean square 1 / 256.
+    assert 0.7 < weight.square().mean().sqrt().item() / (0.1 * 0.2) < 1.2
+
+
+def test_convolutions_are_matrices_and_outer_layers_are_not_muons():
+    module = nn.Sequential(nn.Conv3d(3, 8, 3), nn.Linear(8, 4), nn.Embedding(5, 4), nn.LayerNorm(4))
+    muon, rest = matrix_groups(module, outer=[module[1]])
+    assert [p.shape for p in muon["params"]] == [module[0].weight.shape]
+    assert len(rest["params"]) == 1 + 2 + 1 + 2
+    optimiser = MuonAdamW([muon, rest], lr=0.01)
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = module[0].weight.detach().clone()
+    optimiser.step()
+    assert (module[0].weight - before).abs().min() > 0
+
+
+def test_the_rate_rises_holds_and_falls():
+    factor = trapezoid(0.1, 0.4)
+    assert [round(factor(p), 6) for p in (0, 0.05, 0.1, 0.5, 0.6, 0.8, 1)] == [0, 0.5, 1, 1, 1, 0.5, 0]
