@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from kinema.training.optim import NEWTON_SCHULZ, MuonAdamW, matrix_groups, orthogonalised, trapezoid
 from torch import nn
+
+from kinema.training.optim import NEWTON_SCHULZ, MuonAdamW, matrix_groups, orthogonalised, trapezoid
 
 
 @pytest.mark.parametrize("shape", [(2, 24, 24), (3, 16, 40), (3, 40, 16)])
