@@ -119,8 +119,6 @@ class TestSettings:
         write.weight.data[:, :, 0, 0, 0] = eye
         head.weight.data[:24, :, -1, 1, 1] = eye
         read.weight.data[:, :, -1, 1, 1] = eye
-        # The normalisations are undone by hand: a constant scale a position cannot be linear, so skip them.
-        vae.encoder[-2].forward = vae.decoder[-3].forward = lambda x, past: (x, ())
         video = seeded_normal((1, 3, 5, 6, 6), 0)
         assert largest_difference(vae.decode(vae.encode(video)), video) < 1e-6
 

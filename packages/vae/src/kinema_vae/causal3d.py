@@ -1,7 +1,9 @@
 """A causal 3D convolutional VAE.
 
 Its outline is that of the Wan 2.1 VAE (causal convolutions, RMS normalisation over channels, whitened latents); its
-front end folds blocks of pixels into channels, so that little is computed at full resolution.
+front end folds blocks of pixels into channels, so that little is computed at full resolution. Unlike there, no
+normalisation stands before the last layers of encoder and decoder: it would take away the magnitude that they have to
+tell (on the demo's world, PSNR after 150 steps is 22.8 dB without and 15.9 dB with it).
 
 Letters: B clips, C channels, T H W frames, rows, columns in pixels, t h w in latents.
 """
@@ -18,7 +20,6 @@ from torch import Tensor, nn
 from kinema_vae.layers import (
     CausalConv3d,
     CausalSequence,
-    NormAct,
     Past,
     ResidualBlock,
     conv_shuffle,
@@ -172,7 +173,7 @@ def _encoder(
     for before, width, stride in zip((3, *widths), widths, (front, *steps), strict=False):
         layers += unshuffle_conv(before, width, stride)
         layers += [ResidualBlock(width) for _ in range(num_blocks)]
-    return CausalSequence([*layers, NormAct(widths[-1]), CausalConv3d(widths[-1], 2 * latent_channels)])
+    return CausalSequence([*layers, CausalConv3d(widths[-1], 2 * latent_channels)])
 
 
 def _decoder(
@@ -186,7 +187,6 @@ def _decoder(
     layers: list[nn.Module] = [CausalConv3d(latent_channels, widths[-1])]
     for width, after, stride in zip(widths[::-1], (*widths[-2::-1], 3), (*steps[::-1], front), strict=True):
         layers += [ResidualBlock(width) for _ in range(num_blocks)]
-        layers += [NormAct(width)] if after == 3 else []
         layers += conv_shuffle(width, after, stride)
     return CausalSequence(layers)
 
