@@ -2,8 +2,10 @@
 or law it holds.
 """
 
-from collections.abc import Sequence
+from bisect import bisect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import lightning.pytorch as pl
 import torch
@@ -23,18 +25,18 @@ class LatentBatch:
     Attributes:
         latents: whitened latents of B clips of any sizes.
         ids: of the clips; noise depends on (seed, step, id) alone.
-        captions: the captions of each clip, of which one is drawn.
+        captions: the captions of each clip by kind, of which one is drawn.
     """
 
     latents: Ragged
     ids: Sequence[str]
-    captions: Sequence[Sequence[str]]
+    captions: Sequence[Mapping[str, str]]
 
     @classmethod
     def of(cls, clips: Sequence[LatentClip]) -> "LatentBatch":
         """The batch of some clips of a cache."""
         latents = Ragged.from_clips([clip.latent for clip in clips], [clip.cell_rate for clip in clips])
-        return cls(latents, [clip.id for clip in clips], [list(clip.captions.values()) for clip in clips])
+        return cls(latents, [clip.id for clip in clips], [clip.captions for clip in clips])
 
     def to(self, device: torch.device | str | None = None) -> "LatentBatch":
         """The same with the latents on `device`."""
@@ -50,6 +52,7 @@ class DiTModule(pl.LightningModule):
             (pass a `CachedText` for one with features on disk).
         law: the noise law.
         caption_drop: share of captions replaced by "".
+        caption_weights: how much more often one kind of caption is drawn than another; 1 where not given.
         keep_share: share of clips of which some cells are given (see `training_masks`).
         seed: of times, noise, masks and captions.
         lr, muon_lr, betas, momentum, weight_decay: see `MuonAdamW`.
@@ -62,6 +65,7 @@ class DiTModule(pl.LightningModule):
         law: Diffusion,
         *,
         caption_drop: float = 0.1,
+        caption_weights: Mapping[str, float] | None = None,
         keep_share: float = 0.3,
         seed: int = 0,
         lr: float = 1e-3,
@@ -75,6 +79,7 @@ class DiTModule(pl.LightningModule):
         self.text = nn.ModuleList(_learning_or_cached(encoder) for encoder in text)
         self.law = law
         self.caption_drop, self.keep_share, self.seed = caption_drop, keep_share, seed
+        self.caption_weights = dict(caption_weights or {})
         self.optim = {"lr": lr, "muon_lr": muon_lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
 
     def training_step(self, batch: LatentBatch, _: int) -> Tensor:
@@ -96,9 +101,12 @@ class DiTModule(pl.LightningModule):
     def _captions(self, batch: LatentBatch) -> list[str]:
         return [self._caption(*pair) for pair in zip(batch.ids, batch.captions, strict=True)]
 
-    def _caption(self, clip: str, captions: Sequence[str]) -> str:
+    def _caption(self, clip: str, captions: Mapping[str, str]) -> str:
         drop, choice = torch.rand(2, generator=self._generator(clip, "caption")).tolist()
-        return "" if drop < self.caption_drop else captions[int(choice * len(captions))]
+        if drop < self.caption_drop:
+            return ""
+        ends = list(accumulate(self.caption_weights.get(kind, 1.0) for kind in captions))
+        return list(captions.values())[bisect(ends[:-1], choice * ends[-1])]
 
     def _times(self, batch: LatentBatch) -> Tensor:
         """(B,); each clip's own draw, so that it is the same on any rank."""

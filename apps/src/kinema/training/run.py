@@ -111,6 +111,7 @@ def train_dit(
         [encoder if encoder.trainable else _cached(encoder, cache, i) for i, encoder in enumerate(text)],
         law,
         caption_drop=config.caption_drop,
+        caption_weights=config.caption_weights,
         keep_share=config.keep_share,
         seed=config.seed,
         **_optimiser(config.optim),

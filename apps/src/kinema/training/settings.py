@@ -126,6 +126,7 @@ class DiTTraining:
         vae: model folder of the VAE that wrote the cache.
         clip: model folder of the CLIP that scores samples, or None.
         caption_drop: share of captions replaced by "", for guidance.
+        caption_weights: how much more often one kind of caption is drawn than another; 1 where not given.
         keep_share: share of clips with a random keep mask, so that one model serves all tasks.
         batch_cells: latent cells of all clips of a global batch.
         size_weights: how often clips of a size are drawn, as {"9x32x32": 0.5}; 1 where not given.
@@ -142,6 +143,7 @@ class DiTTraining:
     batch_cells: int = 16384
     size_weights: dict[str, float] = field(default_factory=dict)
     caption_drop: float = 0.1
+    caption_weights: dict[str, float] = field(default_factory=dict)
     keep_share: float = 0.3
     samples: SampleSettings = field(default_factory=SampleSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
