@@ -13,7 +13,16 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = {path.name: path for path in ROOT.glob("packages/*/src/kinema_*")}
 CODE = sorted(
     file
-    for pattern in ("packages/*/src", "packages/*/tests", "apps/src", "apps/tests", "tests", "tools", "benchmarks")
+    for pattern in (
+        "packages/*/src",
+        "packages/*/tests",
+        "apps/src",
+        "apps/tests",
+        "tests",
+        "tools",
+        "benchmarks",
+        "docs",
+    )
     for folder in ROOT.glob(pattern)
     for file in folder.rglob("*.py")
 )
