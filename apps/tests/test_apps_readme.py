@@ -1,4 +1,4 @@
-"""The README's example runs, and runs again where it stopped."""
+"""The README's example runs."""
 
 import re
 import subprocess
@@ -8,16 +8,14 @@ from pathlib import Path
 from kinema.checkpoint import checkpoints
 
 
-def test_the_example_trains_and_resumes(tmp_path):
+def test_the_example_trains(tmp_path):
     text = (Path(__file__).parent.parent / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     script = tmp_path / "train.py"
-    for steps in ("100", "150"):
-        script.write_text(code.replace("max_steps=100", f'max_steps={steps}, accelerator="cpu"'))
-        done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        weight = float(done.stdout.split()[-1])
-        assert 2.5 < weight < 3.5
+    script.write_text(code.replace("max_steps=100", 'max_steps=100, accelerator="cpu"'))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 2.5 < float(done.stdout.split()[-1]) < 3.5
     (run,) = (tmp_path / "runs").iterdir()
-    assert [path.name for path in checkpoints(run)] == ["step-000100", "step-000150"]
+    assert [path.name for path in checkpoints(run)] == ["step-000050", "step-000100"]
     assert (tmp_path / "mlflow.db").exists()
