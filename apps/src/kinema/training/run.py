@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
@@ -12,7 +12,7 @@ from kinema_data import CachedLatents, weights_hash
 from lightning.pytorch.strategies import DDPStrategy
 
 from kinema.checkpointing import BatchPosition, Checkpointing
-from kinema.components import build, derived_widths
+from kinema.components import build, derived_widths, origins
 from kinema.config import load_config, print_config, validate_components
 from kinema.ema import EMA
 from kinema.errors import UserError
@@ -151,7 +151,9 @@ def train_dit(
         facts = {**_facts(config, trainer, run), "num_steps": config.samples.num_steps}
         save_model(config.run.out, components, facts=facts)
 
-    _fit("dit", config, module, data, position, sample_evaluation(pipeline, validation, scores), finish, resume)
+    evaluation = sample_evaluation(pipeline, validation, scores)
+    tags = origins({"vae": ("vae", saved.nodes["vae"]["name"])})
+    _fit("dit", config, module, data, position, evaluation, finish, resume, tags)
 
 
 def _fit(
@@ -163,6 +165,7 @@ def _fit(
     evaluation: Evaluation,
     finish: Callable[[pl.Trainer, Run], None],
     resume: str | None,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     """What all trainings share: the run's folder and record, the schedule, EMA, checkpoints, and the fit itself."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips are not ours
@@ -171,7 +174,7 @@ def _fit(
         torch.set_num_threads(settings.threads)
     tracker = MlflowTracker(run.folder, experiment=config.run.experiment, uri=config.run.tracking_uri)
     tracker.log_config(config)
-    tracker.log_tags({"kinema.run": run.id, "kinema.kind": kind})
+    tracker.log_tags({"kinema.run": run.id, "kinema.kind": kind, **(tags or {})})
     schedule = Schedule(
         trapezoid(config.optim.warmup, config.optim.decay),
         max_steps=settings.max_steps,
@@ -202,6 +205,7 @@ def _fit(
         enable_checkpointing=True,
         default_root_dir=run.folder,
     )
+    run.check(module)
     trainer.fit(module.train(), data, ckpt_path=run.checkpoint_path, weights_only=True)
     if trainer.is_global_zero:
         with ema.swapped(module):
