@@ -98,22 +98,40 @@ def test_two_streams_one_frozen_with_features_from_the_cache(space):
     sample("streams")
 
 
-def test_a_foreign_vae_is_swapped_in_by_its_name_alone(space, tmp_path, monkeypatch):
-    command = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation", "--target", tmp_path]
-    subprocess.run([*command, ROOT / "tests" / "plugins" / "acme-video-vae"], check=True)
-    monkeypatch.syspath_prepend(tmp_path)
-    kinema_core.refresh()
-    try:
-        # The defaults of the demo set keys of causal3d; the name alone drops them.
-        config = ROOT / "apps" / "src" / "kinema" / "configs" / "demo" / "vae.yaml"
-        train_vae(str(config), [*DATA, *SHORT, "vae.name=acme", "run.out=acme"])
-        encode_command(None, [*DATA[:2], "model=acme", "out=acme-cache"])
-        train_dit(None, words("vae=acme", "cache=acme-cache", "text.main.width=16", "run.out=acme-dit"))
-        assert load_model("acme-dit").nodes["vae"]["name"] == "acme"
-        sample("acme-dit")
-    finally:
-        monkeypatch.undo()
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Installs a stranger's package by pip into a folder of its own, for this test."""
+
+    def install(name: str) -> None:
+        pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation", "--target", tmp_path]
+        subprocess.run([*pip, ROOT / "tests" / "plugins" / name], check=True)
+        monkeypatch.syspath_prepend(tmp_path)
         kinema_core.refresh()
+
+    yield install
+    monkeypatch.undo()
+    kinema_core.refresh()
+
+
+def test_a_foreign_vae_is_swapped_in_by_its_name_alone(space, plugin):
+    plugin("acme-video-vae")
+    # The demo's config sets keys of causal3d; the name alone drops them.
+    config = ROOT / "apps" / "src" / "kinema" / "configs" / "demo" / "vae.yaml"
+    train_vae(str(config), [*DATA, *SHORT, "vae.name=acme", "run.out=acme"])
+    encode_command(None, [*DATA[:2], "model=acme", "out=acme-cache"])
+    train_dit(None, words("vae=acme", "cache=acme-cache", "text.main.width=16", "run.out=acme-dit"))
+    assert load_model("acme-dit").nodes["vae"]["name"] == "acme"
+    sample("acme-dit")
+
+
+def test_a_foreign_transformer_is_swapped_in_by_its_name_alone(space, plugin):
+    plugin("acme-mixer-dit")
+    # The words of SMALL set keys of video_dit, so a file has to: the name on the command line drops them.
+    Path("small.yaml").write_text("dit: {name: video_dit, width: 24, depth: 1, num_heads: 2}")
+    without = [word for word in words("run.out=mixer") if not word.startswith("dit.")]
+    train_dit("small.yaml", [*without, "dit.name=acme_mixer"])
+    assert load_model("mixer").nodes["dit"]["name"] == "acme_mixer"
+    sample("mixer")
 
 
 def test_a_cache_of_another_vae_is_refused(space):
