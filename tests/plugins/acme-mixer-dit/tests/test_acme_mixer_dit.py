@@ -1,8 +1,9 @@
 """The contract, as any third party runs it."""
 
 import torch
-from acme_mixer_dit import AcmeMixer
 from kinema_core.testing import DiTContract
+
+from acme_mixer_dit import AcmeMixer
 
 
 class TestAcmeMixer(DiTContract):
