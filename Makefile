@@ -3,7 +3,7 @@ BUDGET ?= full
 PYTHON ?= python3
 BIN := .venv/bin
 # Tests are many and small: threads cost more than they bring.
-test test-all test-packages: export OMP_NUM_THREADS ?= 1
+test test-all: export OMP_NUM_THREADS ?= 1
 
 .PHONY: help env demo test test-all test-packages lint
 

@@ -4,6 +4,7 @@ What a package imports but does not declare, a sibling above all, is missing the
 `python3 tools/test_packages.py [NAME ...]`, such as `vae dit`; without names all of packages/.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,8 @@ def check(folder: Path, others: Sequence[Path]) -> tuple[bool, str]:
     python = environments.python_of(environment)
     absent = [import_name(other) for other in others if other.name not in (folder.name, "core")]
     lines = [f"== {folder.name}: installed in {installed:.0f} s"]
+    # Two packages at a time, so one thread each.
+    surroundings = {"OMP_NUM_THREADS": "1"} | os.environ
     # -P: the working folder is no place to import from.
     for command in (
         [python, "-m", "pip", "check"],
@@ -55,7 +58,9 @@ def check(folder: Path, others: Sequence[Path]) -> tuple[bool, str]:
         [python, "-P", "-c", LIGHT, ",".join(HEAVY)],
         [python, "-P", "-m", "pytest", "-m", "not slow", "-p", "no:cacheprovider", folder / "tests"],
     ):
-        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=surroundings
+        )
         lines += [done.stdout.strip()] if done.stdout.strip() else []
         if done.returncode:
             return False, "\n".join([*lines, f"== {folder.name}: FAILED"])
