@@ -44,7 +44,7 @@ class Budget:
 
 
 BUDGETS = {
-    "full": Budget(8000, 400, 384, 48, {"vae": 4.0, "clip": 3.0, "dit": 13.0}),
+    "full": Budget(8000, 400, 384, 48, {"vae": 4.0, "clip": 3.0, "dit": 15.5}),
     "smoke": Budget(
         400,
         40,

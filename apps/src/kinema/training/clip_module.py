@@ -33,7 +33,7 @@ class CLIPModule(pl.LightningModule):
         *,
         seed: int = 0,
         lr: float = 1e-3,
-        muon_lr: float | None = None,
+        muon_lr: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.98),
         momentum: float = 0.95,
         weight_decay: float = 0.0,

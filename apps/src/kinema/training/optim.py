@@ -22,13 +22,13 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 class MuonAdamW(Optimizer):
     """Muon for the groups with `muon=True`, AdamW for the others.
 
-    Muon's update is scaled by 0.2 sqrt(max(rows, columns)), so that its root mean square is that of AdamW's and the
-    two learning rates are of one order (Moonlight, arXiv 2502.16982).
+    Muon's update is an orthogonal matrix times sqrt(max(1, rows / columns)), as in its author's code, so that features
+    of deviation 1 change by about `muon_lr` whatever the shape.
 
     Args:
         groups: as of `matrix_groups`.
         lr: AdamW's learning rate.
-        muon_lr: Muon's; None: as AdamW's.
+        muon_lr: Muon's.
         betas: AdamW's; Muon uses `momentum`.
         momentum: Muon's, with Nesterov's step.
         weight_decay: decoupled, for both.
@@ -39,13 +39,13 @@ class MuonAdamW(Optimizer):
         groups: Iterable[dict[str, Any]],
         *,
         lr: float,
-        muon_lr: float | None = None,
+        muon_lr: float = 0.01,
         betas: tuple[float, float] = (0.9, 0.98),
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
         defaults = {"lr": lr, "betas": tuple(betas), "momentum": momentum, "weight_decay": weight_decay, "muon": False}
-        rates = {True: lr if muon_lr is None else muon_lr, False: lr}
+        rates = {True: muon_lr, False: lr}
         super().__init__([{**group, "lr": rates[group.get("muon", False)]} for group in groups], defaults)
 
     @torch.no_grad()
@@ -73,7 +73,7 @@ class MuonAdamW(Optimizer):
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         for shape, members in by_shape.items():
             directions = _shared(orthogonalised, torch.stack([matrix for _, matrix in members]))
-            step = -group["lr"] * 0.2 * max(shape) ** 0.5
+            step = -group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
             for (p, _), direction in zip(members, directions.to(members[0][0].dtype), strict=True):
                 p.add_(direction.view_as(p), alpha=step)
 

@@ -8,13 +8,13 @@ from kinema.config import component, component_set
 
 @dataclass
 class OptimSettings:
-    """Muon for matrices, AdamW for the rest (see `MuonAdamW`); `muon_lr` null: as `lr`.
+    """Muon for matrices, AdamW for the rest (see `MuonAdamW`).
 
     The rates rise over the first `warmup` of the run and fall to zero over its last `decay`.
     """
 
     lr: float = 1e-3
-    muon_lr: float | None = None
+    muon_lr: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     momentum: float = 0.95
     weight_decay: float = 0.0
