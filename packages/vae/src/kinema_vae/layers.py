@@ -5,6 +5,7 @@ remember of the frames before x: None at the start of a video, otherwise what it
 keeps state of its own, so pieces of several videos may be interleaved, and a video run in pieces equals the whole.
 """
 
+from collections.abc import Sequence
 from math import prod
 from typing import TypeAlias
 
@@ -67,13 +68,17 @@ class NormAct(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + two causal convolutions, each after `NormAct`."""
+    """x + causal convolutions, each after `NormAct`.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C.
+        kernels: (time, rows, columns) of each convolution.
+    """
+
+    def __init__(self, channels: int, kernels: Sequence[tuple[int, int, int]]) -> None:
         super().__init__()
-        self.body = CausalSequence(
-            [NormAct(channels), CausalConv3d(channels, channels), NormAct(channels), CausalConv3d(channels, channels)]
-        )
+        convolutions = [CausalConv3d(channels, channels, kernel) for kernel in kernels]
+        self.body = CausalSequence([layer for conv in convolutions for layer in (NormAct(channels), conv)])
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
         """(B, C, T, H, W) -> the same shape."""
