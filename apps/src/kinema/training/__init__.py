@@ -1,7 +1,7 @@
 """Training: the Lightning modules and data module, which also run in a `Trainer` of your own."""
 
 from kinema.training.clip_module import CLIPModule
-from kinema.training.data_module import BudgetDataModule, Remembered
+from kinema.training.data_module import BudgetDataModule, Remembered, pixels
 from kinema.training.dit_module import DiTModule, LatentBatch
 from kinema.training.optim import MuonAdamW, matrix_groups
 from kinema.training.vae_module import VAEModule
@@ -15,4 +15,5 @@ __all__ = [
     "Remembered",
     "VAEModule",
     "matrix_groups",
+    "pixels",
 ]

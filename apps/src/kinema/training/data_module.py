@@ -14,6 +14,11 @@ from kinema.checkpointing import BatchPosition
 Size = tuple[int, int, int]
 
 
+def pixels(info: ClipInfo) -> int:
+    """The cost of a clip as its number of pixels, all frames together."""
+    return info.frames * info.height * info.width
+
+
 class BudgetDataModule(pl.LightningDataModule):
     """Endless batches of clips (or of cached latents) of at most `budget` in cost over all ranks.
 

@@ -24,7 +24,7 @@ from kinema.sizes import parse_size
 from kinema.text_cache import CachedText
 from kinema.tracking import MlflowTracker
 from kinema.training.clip_module import CLIPModule
-from kinema.training.data_module import BudgetDataModule, Remembered
+from kinema.training.data_module import BudgetDataModule, Remembered, pixels
 from kinema.training.dit_module import DiTModule, LatentBatch
 from kinema.training.evaluations import Evaluation, clip_evaluation, sample_evaluation, vae_evaluation
 from kinema.training.optim import trapezoid
@@ -48,7 +48,7 @@ def train_vae(
     position = BatchPosition()
     data = BudgetDataModule(
         dataset,
-        lambda info: info.frames * info.height * info.width,
+        pixels,
         budget=config.batch_pixels,
         seed=config.seed,
         sizes_per_step=1,
