@@ -10,6 +10,7 @@ import torch
 from kinema_core import datasets, diffusions, dits, guidances, samplers, text_encoders, vaes
 from kinema_data import CachedLatents, weights_hash
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from kinema.checkpointing import BatchPosition, Checkpointing
 from kinema.components import build, derived_widths, origins
@@ -214,6 +215,10 @@ def _fit(
         tracker.finalize("success")
         print(f"wrote {config.run.out}; run {run.id} is in {run.folder} and in MLflow")  # noqa: T201
     run.close()
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        for process in launcher.procs:  # else the other ranks outlive the command
+            process.wait()
 
 
 def _configured(schema: type[T], file: str | None, overrides: Sequence[str], print_only: bool) -> T | None:
