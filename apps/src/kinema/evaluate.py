@@ -23,6 +23,7 @@ from kinema.pipeline import Pipeline, Request
 from kinema.runs import new_run_id
 from kinema.scoring import build_metrics, load_clip, reconstruction_figures, score, table
 from kinema.tracking import MlflowTracker
+from kinema.training.data_module import readable
 from kinema.training.evaluations import sheet
 from kinema.training.settings import RunSettings
 
@@ -132,7 +133,7 @@ def _by_size(metrics: Mapping[str, Metric], clips: list[Clip], reference: list[C
 
 def _clips(node: dict[str, Any], count: int | None) -> list[Clip]:
     dataset = build(datasets, node)
-    return [dataset[i] for i in range(min(count or len(dataset), len(dataset)))]
+    return readable(dataset, count or len(dataset))
 
 
 def _changes(config: EvaluationSettings) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """The data module of every training: batches filled to a budget, the same for any number of ranks, resumable."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
 from kinema_core import Clip, ClipInfo
-from kinema_data import Batch, ReplacingDataset, SkipLog, TokenBudgetSampler, collate, to_float, to_uint8
+from kinema_data import BadClip, Batch, ReplacingDataset, SkipLog, TokenBudgetSampler, collate, to_float, to_uint8
 from torch.utils.data import DataLoader
 
 from kinema.checkpointing import BatchPosition
@@ -104,3 +105,14 @@ class Remembered:
             self._clips[index] = replace(clip, video=to_uint8(clip.video))
         clip = self._clips[index]
         return replace(clip, video=to_float(clip.video))
+
+
+def readable(dataset: Any, count: int) -> list[Clip]:
+    """The first `count` clips that can be read; the others are skipped, as in training."""
+    clips: list[Clip] = []
+    for i in range(len(dataset)):
+        if len(clips) == count:
+            break
+        with suppress(BadClip):
+            clips.append(dataset[i])
+    return clips

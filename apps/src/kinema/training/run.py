@@ -25,7 +25,7 @@ from kinema.sizes import parse_size
 from kinema.text_cache import CachedText
 from kinema.tracking import MlflowTracker
 from kinema.training.clip_module import CLIPModule
-from kinema.training.data_module import BudgetDataModule, Remembered, pixels
+from kinema.training.data_module import BudgetDataModule, Remembered, pixels, readable
 from kinema.training.dit_module import DiTModule, LatentBatch
 from kinema.training.evaluations import Evaluation, clip_evaluation, sample_evaluation, vae_evaluation
 from kinema.training.optim import trapezoid
@@ -58,7 +58,7 @@ def train_vae(
     validation = _some(config.validation, config.validation_clips)
 
     def finish(trainer: pl.Trainer, run: Run) -> None:
-        whiten(vae.eval(), [dataset[i] for i in range(min(config.whitening_clips, len(dataset)))])
+        whiten(vae.eval(), readable(dataset, config.whitening_clips))
         save_model(config.run.out, {"vae": (config.vae, vae)}, facts=_facts(config, trainer, run))
 
     _fit("vae", config, module, data, position, vae_evaluation(module, validation), finish, resume)
@@ -258,11 +258,8 @@ def _optimiser(settings: OptimSettings) -> dict[str, Any]:
 
 
 def _some(node: dict[str, Any] | None, count: int) -> list[Any]:
-    """The first clips of a dataset, decoded."""
-    if node is None:
-        return []
-    dataset = build(datasets, node)
-    return [dataset[i] for i in range(min(count, len(dataset)))]
+    """The first clips of a dataset, decoded; none without a dataset."""
+    return [] if node is None else readable(build(datasets, node), count)
 
 
 def _facts(config: VAETraining | CLIPTraining | DiTTraining, trainer: pl.Trainer, run: Run) -> dict[str, Any]:
