@@ -44,14 +44,18 @@ class Budget:
 
 
 BUDGETS = {
-    "full": Budget(8000, 400, 384, 48, {"vae": 4.0, "clip": 3.0, "dit": 15.5}),
+    "full": Budget(8000, 400, 384, 48, {"vae": 4.0, "clip": 3.0, "dit": 10.0, "finish": 5.5}),
     "smoke": Budget(
         400,
         40,
         24,
         4,
-        {"vae": 0.25, "clip": 0.2, "dit": 0.4},
-        {"dit": ["samples.clips=4", "samples.num_steps=4"], "evaluate": ["num_steps=4"]},
+        {"vae": 0.25, "clip": 0.2, "dit": 0.3, "finish": 0.15},
+        {
+            "dit": ["samples.clips=4", "samples.num_steps=4"],
+            "finish": ["samples.clips=4", "samples.num_steps=4"],
+            "evaluate": ["num_steps=4"],
+        },
     ),
 }
 
@@ -87,14 +91,12 @@ def _train(stages: "Stages", budget: Budget) -> None:
         }
     )
     stages.run({"encode": ["encode", "model=models/vae", "out=cache"]})
-    stages.run(
-        {
-            "dit": [
-                *("train", "dit", f"--config={_config('dit')}", *_minutes(budget, "dit")),
-                *("vae=models/vae", "clip=models/clip", "run.out=models/dit"),
-            ]
-        }
-    )
+    shared = ["train", "dit", f"--config={_config('dit')}", "vae=models/vae", "clip=models/clip"]
+    stages.run({"dit": [*shared, *_minutes(budget, "dit"), "run.out=models/first"]})
+    # Goes on from the first stage's weights, at lower noise and a falling rate.
+    weights = [f"{key}.weights=models/first/{key}/model.safetensors" for key in ("dit", "text.main")]
+    lower = ["diffusion.time_mean=0.8", "optim.decay=1"]
+    stages.run({"finish": [*shared, *_minutes(budget, "finish"), *weights, *lower, "run.out=models/dit"]})
 
 
 def _evaluate(stages: "Stages", budget: Budget) -> None:
