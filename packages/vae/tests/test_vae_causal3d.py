@@ -131,7 +131,7 @@ class TestSettings:
 
     def test_presets(self) -> None:
         demo = vaes.build({"name": "causal3d"})
-        assert isinstance(demo, Causal3D) and demo.stride == (4, 4, 4) and demo.latent_channels == 8
+        assert isinstance(demo, Causal3D) and demo.stride == (4, 4, 4) and demo.latent_channels == 12
         same = Causal3D(**PRESETS["demo"])
         assert [p.shape for p in same.parameters()] == [p.shape for p in demo.parameters()]
         assert 0.4e6 < sum(p.numel() for p in demo.parameters()) < 0.6e6
@@ -158,6 +158,6 @@ class TestSettings:
     def test_bad_whitening(self) -> None:
         vae = small(**SINGLE)
         with pytest.raises(ValueError, match="positive deviation"):
-            vae.set_whitening(torch.zeros(8), torch.zeros(8))
+            vae.set_whitening(torch.zeros(12), torch.zeros(12))
         with pytest.raises(ValueError, match="shape"):
             vae.set_whitening(torch.zeros(4), torch.ones(4))

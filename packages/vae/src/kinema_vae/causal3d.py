@@ -31,7 +31,7 @@ from kinema_vae.layers import (
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "demo": {
-            "latent_channels": 8,
+            "latent_channels": 12,
             "unshuffle": (4, 4, 4),
             "strides": (),
             "widths": (64,),
@@ -77,7 +77,7 @@ class Causal3D(VideoVAE):
     def __init__(
         self,
         *,
-        latent_channels: int = 8,
+        latent_channels: int = 12,
         unshuffle: Sequence[int] = (4, 4, 4),
         strides: Sequence[Sequence[int]] = (),
         widths: Sequence[int] = (64,),
