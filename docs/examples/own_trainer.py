@@ -11,7 +11,7 @@ cache = CachedLatents(sys.argv[1])
 text = text_encoders.build({"name": "tiny", "width": 64})
 widths = {"latent_channels": len(cache[0].latent), "text_widths": [text.width], "pooled_widths": [text.pooled_width]}
 dit = dits.build({"name": "video_dit", "width": 64, "depth": 2, "num_heads": 4}, **widths)
-module = DiTModule(dit, [text], diffusions.build({"name": "flow"}), lr=1e-3)
+module = DiTModule(dit, [text], diffusions.build({"name": "flow"}))
 data = BudgetDataModule(cache, pixels, budget=200_000, assemble=LatentBatch.of)
 trainer = pl.Trainer(max_steps=5, accelerator="cpu", use_distributed_sampler=False, logger=False)
 trainer.fit(module, data)

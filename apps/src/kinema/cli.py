@@ -108,46 +108,26 @@ def make_world(
     make_world_command(out, clips=clips, split=split, sizes=sizes, workers=workers, seed=seed)
 
 
-@train_app.command("vae")
-def train_vae(
-    config: Config = None,
-    settings: Settings = None,
-    resume: Resume = None,
-    seed: Seed = None,
-    print_config: PrintConfig = False,
-) -> None:
-    """Train a video VAE."""
-    from kinema.training.run import train_vae as train
+def _train_command(kind: str, summary: str) -> None:
+    """Add `kinema train KIND`, which calls `train_KIND` of `kinema.training.run`."""
 
-    train(config, _settings(settings, seed), resume=resume, print_only=print_config)
+    @train_app.command(kind, help=summary)
+    def command(
+        config: Config = None,
+        settings: Settings = None,
+        resume: Resume = None,
+        seed: Seed = None,
+        print_config: PrintConfig = False,
+    ) -> None:
+        from kinema.training import run
 
-
-@train_app.command("clip")
-def train_clip(
-    config: Config = None,
-    settings: Settings = None,
-    resume: Resume = None,
-    seed: Seed = None,
-    print_config: PrintConfig = False,
-) -> None:
-    """Train a CLIP on captions and frames."""
-    from kinema.training.run import train_clip as train
-
-    train(config, _settings(settings, seed), resume=resume, print_only=print_config)
+        train = getattr(run, f"train_{kind}")
+        train(config, _settings(settings, seed), resume=resume, print_only=print_config)
 
 
-@train_app.command("dit")
-def train_dit(
-    config: Config = None,
-    settings: Settings = None,
-    resume: Resume = None,
-    seed: Seed = None,
-    print_config: PrintConfig = False,
-) -> None:
-    """Train a diffusion transformer on a VAE's latents."""
-    from kinema.training.run import train_dit as train
-
-    train(config, _settings(settings, seed), resume=resume, print_only=print_config)
+_train_command("vae", "Train a video VAE.")
+_train_command("clip", "Train a CLIP on captions and frames.")
+_train_command("dit", "Train a diffusion transformer on a VAE's latents.")
 
 
 @app.command()

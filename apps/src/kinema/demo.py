@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,27 +33,40 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of everything."""
+    """How much of everything.
+
+    Attributes:
+        train_clips: of the world.
+        held_out_clips: of each of its other two splits.
+        prompts: of each evaluation.
+        per_size: prompts of each size.
+        settings: words for a stage, over those of its config.
+    """
 
     train_clips: int
     held_out_clips: int
     prompts: int
     per_size: int
-    minutes: Mapping[str, float]
-    settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    settings: Mapping[str, Sequence[str]]
+
+    def words(self, stage: str) -> Sequence[str]:
+        """The settings of a stage; none where it keeps its config's."""
+        return self.settings.get(stage, ())
 
 
+_FEW_SAMPLES = ("samples.clips=4", "samples.num_steps=4")
 BUDGETS = {
-    "full": Budget(8000, 400, 384, 48, {"vae": 4.0, "clip": 3.0, "dit": 10.0, "finish": 5.5}),
+    "full": Budget(8000, 400, 384, 48, {"finish": ["trainer.max_minutes=5.5"]}),
     "smoke": Budget(
         400,
         40,
         24,
         4,
-        {"vae": 0.25, "clip": 0.2, "dit": 0.3, "finish": 0.15},
         {
-            "dit": ["samples.clips=4", "samples.num_steps=4"],
-            "finish": ["samples.clips=4", "samples.num_steps=4"],
+            "vae": ["trainer.max_minutes=0.25"],
+            "clip": ["trainer.max_minutes=0.2"],
+            "dit": ["trainer.max_minutes=0.3", *_FEW_SAMPLES],
+            "finish": ["trainer.max_minutes=0.15", *_FEW_SAMPLES],
             "evaluate": ["num_steps=4"],
         },
     ),
@@ -77,8 +90,8 @@ def run_demo(*, budget: str = "full", out: str = "demo", seed: int = 0) -> None:
     _evaluate(stages, BUDGETS[budget])
     report = _report(stages)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
-    print(_summary(report))  # noqa: T201
-    print(f"wrote {folder / 'report.json'}; models, samples and logs are in {folder}")  # noqa: T201
+    print(_summary(report))
+    print(f"wrote {folder / 'report.json'}; models, samples and logs are in {folder}")
 
 
 def _train(stages: "Stages", budget: Budget) -> None:
@@ -86,17 +99,17 @@ def _train(stages: "Stages", budget: Budget) -> None:
     stages.run({"world": ["data", "make-world", "world", f"--clips={clips}", "--workers=2"]})
     stages.run(
         {
-            "vae": ["train", "vae", f"--config={_config('vae')}", *_minutes(budget, "vae"), "run.out=models/vae"],
-            "clip": ["train", "clip", f"--config={_config('clip')}", *_minutes(budget, "clip"), "run.out=models/clip"],
+            "vae": ["train", "vae", f"--config={_config('vae')}", *budget.words("vae"), "run.out=models/vae"],
+            "clip": ["train", "clip", f"--config={_config('clip')}", *budget.words("clip"), "run.out=models/clip"],
         }
     )
     stages.run({"encode": ["encode", "model=models/vae", "out=cache"]})
     shared = ["train", "dit", f"--config={_config('dit')}", "vae=models/vae", "clip=models/clip"]
-    stages.run({"dit": [*shared, *_minutes(budget, "dit"), "run.out=models/first"]})
+    stages.run({"dit": [*shared, *budget.words("dit"), "run.out=models/first"]})
     # Goes on from the first stage's weights, at lower noise and a falling rate.
     weights = [f"{key}.weights=models/first/{key}/model.safetensors" for key in ("dit", "text.main")]
     lower = ["diffusion.time_mean=0.8", "optim.decay=1"]
-    stages.run({"finish": [*shared, *_minutes(budget, "finish"), *weights, *lower, "run.out=models/dit"]})
+    stages.run({"finish": [*shared, *budget.words("finish"), *weights, *lower, "run.out=models/dit"]})
 
 
 def _evaluate(stages: "Stages", budget: Budget) -> None:
@@ -111,7 +124,7 @@ def _evaluate(stages: "Stages", budget: Budget) -> None:
         stages.run({f"prompts {name}": ["data", "make-world", f"prompts/{name}", *options]}, seeded=False)
 
     world = "metrics.world={name: world, world: world/world.json}"
-    shared = ["model=models/dit", "clip=models/clip", "processes=2", world, *budget.settings.get("evaluate", [])]
+    shared = ["model=models/dit", "clip=models/clip", "processes=2", world, *budget.words("evaluate")]
     compare = [
         "metrics.fvd={name: fvd}",
         "metrics.score={name: clip_score}",
@@ -140,10 +153,6 @@ def _config(name: str) -> str:
     return str(files("kinema").joinpath("configs", "demo", f"{name}.yaml"))
 
 
-def _minutes(budget: Budget, stage: str) -> list[str]:
-    return [f"trainer.max_minutes={budget.minutes[stage]}", *budget.settings.get(stage, [])]
-
-
 class Stages:
     """Runs commands in a folder, some side by side, and keeps their times.
 
@@ -164,7 +173,7 @@ class Stages:
             UserError: one failed.
         """
         name = " + ".join(commands)
-        print(f"{name} ...", flush=True)  # noqa: T201
+        print(f"{name} ...", flush=True)
         began, used = time.monotonic(), _cpu_seconds()
         running = {key: self._start(key, command, seeded) for key, command in commands.items()}
         failed = [key for key, process in running.items() if process.wait() != 0]
@@ -177,7 +186,7 @@ class Stages:
                 f"the stage {failed[0]!r} failed; see {self._log(failed[0])}: {_last_line(self._log(failed[0]))}"
             )
         minutes = self.times[name]
-        print(f"    {minutes['minutes']:.1f} min, {minutes['cpu_minutes']:.1f} CPU-minutes", flush=True)  # noqa: T201
+        print(f"    {minutes['minutes']:.1f} min, {minutes['cpu_minutes']:.1f} CPU-minutes", flush=True)
 
     def _start(self, key: str, command: Sequence[str], seeded: bool) -> subprocess.Popen[bytes]:
         seed = [f"--seed={self.seed}"] if seeded else []

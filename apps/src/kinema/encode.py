@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from kinema_core import Clip, ClipDataset, TextEncoder, VideoVAE, datasets, text_encoders
-from kinema_data import BadClip, LatentWriter, weights_hash
+from kinema_core import Clip, ClipDataset, TextEncoder, VideoVAE, datasets, text_encoders, weights_hash
+from kinema_data import BadClip, LatentWriter
 from rich.progress import Progress
 
 from kinema.components import build
@@ -42,8 +42,8 @@ def encode_command(file: str | None, overrides: Sequence[str] = (), *, print_onl
             _encode_text(text, clips, writer)
             progress.advance(bar, len(clips))
     for error in bad:
-        print(f"left out: {error}")  # noqa: T201
-    print(f"wrote {len(dataset) - len(bad)} clips to {config.out}; {len(bad)} could not be read")  # noqa: T201
+        print(f"left out: {error}")
+    print(f"wrote {len(dataset) - len(bad)} clips to {config.out}; {len(bad)} could not be read")
 
 
 @torch.no_grad()

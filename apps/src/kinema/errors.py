@@ -31,12 +31,12 @@ def reported() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("kinema: stopped", file=sys.stderr)  # noqa: T201
+        print("kinema: stopped", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if os.environ.get("KINEMA_DEBUG") == "1" or not is_mistake(error):
             raise
-        print(f"kinema: {message(error)}", file=sys.stderr)  # noqa: T201
+        print(f"kinema: {message(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -19,12 +19,12 @@ from torch import Tensor
 from kinema.components import build
 from kinema.config import component, component_set, load_config, print_config
 from kinema.generate import generate_clips
-from kinema.pipeline import Pipeline, Request
+from kinema.pipeline import Pipeline, Request, reconstruct
 from kinema.runs import new_run_id
 from kinema.scoring import build_metrics, load_clip, reconstruction_figures, score, table
+from kinema.sheet import sheet
 from kinema.tracking import MlflowTracker
 from kinema.training.data_module import readable
-from kinema.training.evaluations import sheet
 from kinema.training.settings import RunSettings
 
 ROWS = ("real", "vae", "generated", "shuffled")
@@ -81,8 +81,8 @@ def evaluate_command(file: str | None, overrides: Sequence[str] = (), *, print_o
     (out / "report.json").write_text(json.dumps(report, indent=1))
     write_image(out / "sheet.png", picture)
     _track(config, report, picture, out)
-    print(table(report["rows"]))  # noqa: T201
-    print(f"wrote {out / 'report.json'} and {out / 'sheet.png'}")  # noqa: T201
+    print(table(report["rows"]))
+    print(f"wrote {out / 'report.json'} and {out / 'sheet.png'}")
 
 
 def evaluate(config: EvaluationSettings) -> tuple[dict[str, Any], Tensor]:
@@ -107,7 +107,7 @@ def evaluate(config: EvaluationSettings) -> tuple[dict[str, Any], Tensor]:
 
 def _row(row: str, real: list[Clip], pipeline: Pipeline, config: EvaluationSettings) -> list[Clip]:
     if row == "vae":
-        return [_quantised(pipeline.reconstruct(clip)) for clip in real]
+        return [_quantised(reconstruct(pipeline.vae, clip)) for clip in real]
     if row == "shuffled":
         return [_shuffled(clip, config.seed) for clip in real]
     if row == "generated":

@@ -84,9 +84,8 @@ def generate_clips(
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         done = [pool.submit(_share, model, share, seed, dict(changes or {})) for share in shares]
         parts = [future.result() for future in done]
-    clips = list(requests)
-    for i, part in enumerate(parts):
-        clips[i::processes] = part
+    # Request i went to share i % processes, as its i // processes-th.
+    clips = [parts[i % processes][i // processes] for i in range(len(requests))]
     return [replace(clip, video=torch.from_numpy(clip.video)) for clip in clips]
 
 
@@ -145,5 +144,5 @@ def _written(pipeline: Pipeline, requests: Sequence[Request], model: str, seed: 
 
 def _clipped(prompt: str) -> str:
     if len(prompt) > MOST_PROMPT_CHARACTERS:
-        print(f"the prompt has {len(prompt)} characters; the first {MOST_PROMPT_CHARACTERS} are used")  # noqa: T201
+        print(f"the prompt has {len(prompt)} characters; the first {MOST_PROMPT_CHARACTERS} are used")
     return prompt[:MOST_PROMPT_CHARACTERS]

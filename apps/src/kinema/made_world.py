@@ -19,4 +19,4 @@ def make_world_command(out: str, *, clips: int, split: str | None, sizes: str, w
         else:
             wanted = [parse_size(size) for size in sizes.split(",")]
             make_prompts(out, num_clips=clips, split=split, seed=seed, sizes=wanted, progress=advance)
-    print(f"wrote {clips} clips, manifest.jsonl and world.json to {out}")  # noqa: T201
+    print(f"wrote {clips} clips, manifest.jsonl and world.json to {out}")

@@ -103,13 +103,6 @@ class Pipeline:
             **{**parts, **changes},
         )
 
-    @torch.no_grad()
-    def reconstruct(self, clip: Clip) -> Clip:
-        """The clip after encoding and decoding: the best that this VAE lets any model do."""
-        size = (clip.video.shape[2], clip.video.shape[3])
-        video = self.vae.decode(self.vae.encode(clip.video[None]), size=size)[0].clamp(-1, 1)
-        return replace(clip, video=video)
-
     def generate(
         self,
         requests: Sequence[Request],
@@ -216,6 +209,17 @@ class Pipeline:
                 for i, video in zip(part, frames, strict=True):
                     out[i] = video
         return [video for video in out if video is not None]
+
+
+@torch.no_grad()
+def reconstruct(vae: VideoVAE, clip: Clip) -> Clip:
+    """The clip after encoding and decoding, in [-1, 1]: the best that this VAE lets any model do.
+
+    Raises:
+        ValueError: a number of frames that the VAE does not take.
+    """
+    size = (clip.video.shape[2], clip.video.shape[3])
+    return replace(clip, video=vae.decode(vae.encode(clip.video[None]), size=size)[0].clamp(-1, 1))
 
 
 def _packs(grids: Sequence[tuple[int, int, int]]) -> Iterator[list[int]]:

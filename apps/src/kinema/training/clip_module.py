@@ -6,8 +6,9 @@ import lightning.pytorch as pl
 import torch
 from kinema_core import Clip, seeded_generator
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from kinema.training.optim import MuonAdamW, matrix_groups
+from kinema.training.optim import DEFAULT_OPTIMISER, MakeOptimiser, matrix_groups
 
 
 class Contrastive(Protocol):
@@ -24,7 +25,7 @@ class CLIPModule(pl.LightningModule):
     Args:
         image_text: an `ImageText` with `resize` and `loss`, such as `kinema_text.OpenClipImageText`.
         seed: of the choice of frames and captions.
-        lr, muon_lr, betas, momentum, weight_decay: see `MuonAdamW`.
+        optimiser: makes it of the groups of `matrix_groups`.
     """
 
     def __init__(
@@ -32,16 +33,12 @@ class CLIPModule(pl.LightningModule):
         image_text: nn.Module,
         *,
         seed: int = 0,
-        lr: float = 1e-3,
-        muon_lr: float = 0.01,
-        betas: tuple[float, float] = (0.9, 0.98),
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
+        optimiser: MakeOptimiser = DEFAULT_OPTIMISER,
     ) -> None:
         super().__init__()
         self.image_text: nn.Module | Contrastive = image_text
         self.seed = seed
-        self.optim = {"lr": lr, "muon_lr": muon_lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
+        self.optimiser = optimiser
 
     def training_step(self, batch: list[Clip], _: int) -> Tensor:
         """Clips of any sizes -> the loss."""
@@ -58,6 +55,6 @@ class CLIPModule(pl.LightningModule):
         captions = list(clip.captions.values())
         return clip.video[:, int(frame * clip.video.shape[1])], captions[int(caption * len(captions))]
 
-    def configure_optimizers(self) -> MuonAdamW:
+    def configure_optimizers(self) -> Optimizer:
         """Muon for the matrices of both towers, AdamW for the rest."""
-        return MuonAdamW(matrix_groups(self.image_text), **self.optim)
+        return self.optimiser(matrix_groups(self.image_text))

@@ -1,6 +1,6 @@
 """The data module of every training: batches filled to a budget, the same for any number of ranks, resumable."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -89,9 +89,6 @@ class Remembered:
 
     def __len__(self) -> int:
         return len(self.dataset)
-
-    def __iter__(self) -> Iterator[Clip]:
-        return (self[i] for i in range(len(self)))
 
     def info(self, index: int) -> ClipInfo:
         """As the dataset's."""

@@ -12,10 +12,11 @@ import torch
 from kinema_core import Conditioning, Diffusion, DiT, Ragged, TextEncoder, seeded_generator, seeded_normal
 from kinema_data import LatentClip
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from kinema.tasks import training_masks
 from kinema.text_cache import CachedText
-from kinema.training.optim import MuonAdamW, matrix_groups
+from kinema.training.optim import DEFAULT_OPTIMISER, MakeOptimiser, matrix_groups
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class DiTModule(pl.LightningModule):
         caption_weights: how much more often one kind of caption is drawn than another; 1 where not given.
         keep_share: share of clips of which some cells are given (see `training_masks`).
         seed: of times, noise, masks and captions.
-        lr, muon_lr, betas, momentum, weight_decay: see `MuonAdamW`.
+        optimiser: makes it of the groups of `matrix_groups`.
     """
 
     def __init__(
@@ -68,11 +69,7 @@ class DiTModule(pl.LightningModule):
         caption_weights: Mapping[str, float] | None = None,
         keep_share: float = 0.3,
         seed: int = 0,
-        lr: float = 1e-3,
-        muon_lr: float = 0.01,
-        betas: tuple[float, float] = (0.9, 0.98),
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
+        optimiser: MakeOptimiser = DEFAULT_OPTIMISER,
     ) -> None:
         super().__init__()
         self.dit = dit
@@ -80,7 +77,7 @@ class DiTModule(pl.LightningModule):
         self.law = law
         self.caption_drop, self.keep_share, self.seed = caption_drop, keep_share, seed
         self.caption_weights = dict(caption_weights or {})
-        self.optim = {"lr": lr, "muon_lr": muon_lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
+        self.optimiser = optimiser
 
     def training_step(self, batch: LatentBatch, _: int) -> Tensor:
         """Encode the text, draw time, noise and mask, predict, weigh."""
@@ -128,9 +125,9 @@ class DiTModule(pl.LightningModule):
     def _generator(self, clip: str, purpose: str) -> torch.Generator:
         return seeded_generator(self.seed, self.global_step, clip, purpose)
 
-    def configure_optimizers(self) -> MuonAdamW:
+    def configure_optimizers(self) -> Optimizer:
         """Muon for matrices, AdamW for the rest; the transformer's and the trainable text encoders' alike."""
-        return MuonAdamW(matrix_groups(self, outer=self._outer_layers()), **self.optim)
+        return self.optimiser(matrix_groups(self, outer=self._outer_layers()))
 
     def _outer_layers(self) -> list[nn.Module]:
         """The transformer's linear layers that see or make latents or noise levels: all outside its blocks."""

@@ -4,17 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-from kinema_core import Clip, ImageText, Metric
-from kinema_data import contact_sheet, to_uint8, write_preview
+from kinema_core import Clip, ImageText, Metric, VideoVAE
+from kinema_data import to_uint8, write_preview
 from kinema_metrics import retrieval_accuracy
-from torch import Tensor
 
 from kinema.ema import EMA
-from kinema.pipeline import Pipeline, Request
+from kinema.pipeline import Pipeline, Request, reconstruct
 from kinema.scoring import reconstruction_figures, score
+from kinema.sheet import sheet
 from kinema.tracking import MlflowTracker
 from kinema.training.schedule import Schedule
-from kinema.training.vae_module import VAEModule, reconstruct
 
 #: (trainer, tracker) -> figures by name, the same on all ranks. The tracker is silent on all but the first.
 Measure = Callable[[pl.Trainer, MlflowTracker], dict[str, float]]
@@ -25,22 +24,18 @@ class Evaluation(pl.Callback):
 
     Args:
         measure: gives the figures; it logs pictures and videos itself.
+        ema: whose average is measured.
+        schedule: whose clock pauses.
+        every: optimiser steps; None: at the end only.
     """
 
-    def __init__(self, measure: Measure) -> None:
-        self.measure = measure
-        self._parts: tuple[EMA, Schedule, int | None] | None = None
+    def __init__(self, measure: Measure, ema: EMA, schedule: Schedule, *, every: int | None) -> None:
+        self.measure, self.ema, self.schedule, self.every = measure, ema, schedule, every
         self._done = -1
-
-    def attach(self, ema: EMA, schedule: Schedule, *, every: int | None) -> None:
-        """Bind to the run: whose average, whose clock, and how often."""
-        self._parts = (ema, schedule, every)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Measure if it is time."""
-        assert self._parts is not None
-        every = self._parts[2]
-        if every and trainer.global_step % every == 0 and trainer.global_step != self._done:
+        if self.every and trainer.global_step % self.every == 0 and trainer.global_step != self._done:
             self._run(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -49,33 +44,31 @@ class Evaluation(pl.Callback):
             self._run(trainer, pl_module)
 
     def _run(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert self._parts is not None
-        ema, schedule, _ = self._parts
         self._done = trainer.global_step
         tracker = trainer.logger
         assert isinstance(tracker, MlflowTracker)
         module.eval()
-        with ema.swapped(module):
+        with self.ema.swapped(module):
             figures = self.measure(trainer, tracker)
         module.train()
         tracker.log_metrics(figures, trainer.global_step)
-        schedule.pause()
+        self.schedule.pause()
 
 
-def vae_evaluation(module: VAEModule, clips: Sequence[Clip]) -> Evaluation:
+def measure_vae(vae: VideoVAE, clips: Sequence[Clip]) -> Measure:
     """PSNR of reconstructions, videos and images apart, and a sheet of originals above reconstructions."""
 
     def measure(trainer: pl.Trainer, tracker: MlflowTracker) -> dict[str, float]:
-        decoded = [reconstruct(module.vae, clip) for clip in clips]
+        decoded = [reconstruct(vae, clip) for clip in clips]
         if clips:
             shown = [clip for pair in zip(clips[:6], decoded[:6], strict=True) for clip in pair]
             tracker.log_image("reconstructions", sheet(shown), trainer.global_step)
         return {f"val/{name}": value for name, value in reconstruction_figures(clips, decoded).items()}
 
-    return Evaluation(measure)
+    return measure
 
 
-def clip_evaluation(image_text: ImageText, clips: Sequence[Clip], candidates: int = 32) -> Evaluation:
+def measure_clip(image_text: ImageText, clips: Sequence[Clip], candidates: int = 32) -> Measure:
     """How often a clip finds its caption among `candidates`."""
 
     def measure(_: pl.Trainer, __: MlflowTracker) -> dict[str, float]:
@@ -85,10 +78,10 @@ def clip_evaluation(image_text: ImageText, clips: Sequence[Clip], candidates: in
         accuracy = retrieval_accuracy(image_text, clips, captions, candidates=candidates)
         return {f"val/retrieval_{candidates}": accuracy}
 
-    return Evaluation(measure)
+    return measure
 
 
-def sample_evaluation(pipeline: Pipeline, real: Sequence[Clip], metrics: Mapping[str, Metric]) -> Evaluation:
+def measure_samples(pipeline: Pipeline, real: Sequence[Clip], metrics: Mapping[str, Metric]) -> Measure:
     """Clips sampled from the captions of `real` at their sizes: scored, shown as a sheet, and kept as mp4."""
 
     def measure(trainer: pl.Trainer, tracker: MlflowTracker) -> dict[str, float]:
@@ -103,7 +96,7 @@ def sample_evaluation(pipeline: Pipeline, real: Sequence[Clip], metrics: Mapping
             return {}
         return {f"val/{name}": value for name, value in score(metrics, generated, share).items()}
 
-    return Evaluation(measure)
+    return measure
 
 
 def _log_videos(tracker: MlflowTracker, clips: Sequence[Clip], step: int, most: int = 4) -> None:
@@ -112,8 +105,3 @@ def _log_videos(tracker: MlflowTracker, clips: Sequence[Clip], step: int, most: 
         path.parent.mkdir(parents=True, exist_ok=True)
         write_preview(path, to_uint8(clip.video), clip.frame_rate, metadata=dict(clip.captions))
         tracker.log_video(path, step)
-
-
-def sheet(clips: Sequence[Clip]) -> Tensor:
-    """A contact sheet of clips and their captions: (H, W, 3) uint8."""
-    return contact_sheet([to_uint8(c.video) for c in clips], [next(iter(c.captions.values()), "") for c in clips])

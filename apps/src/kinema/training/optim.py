@@ -7,6 +7,7 @@ precision by the machine.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -101,6 +102,11 @@ class MuonAdamW(Optimizer):
         if name not in state:
             state[name] = torch.zeros_like(p)
         return state[name]
+
+
+#: What a module is given to make its optimiser of parameter groups.
+MakeOptimiser = Callable[[Iterable[dict[str, Any]]], Optimizer]
+DEFAULT_OPTIMISER: MakeOptimiser = partial(MuonAdamW, lr=1e-3)
 
 
 def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -3,12 +3,14 @@
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import prod
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
-from kinema_core import datasets, diffusions, dits, guidances, samplers, text_encoders, vaes
-from kinema_data import CachedLatents, weights_hash
+from kinema_core import datasets, diffusions, dits, guidances, samplers, text_encoders, vaes, weights_hash
+from kinema_data import CachedLatents
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
@@ -27,8 +29,8 @@ from kinema.tracking import MlflowTracker
 from kinema.training.clip_module import CLIPModule
 from kinema.training.data_module import BudgetDataModule, Remembered, pixels, readable
 from kinema.training.dit_module import DiTModule, LatentBatch
-from kinema.training.evaluations import Evaluation, clip_evaluation, sample_evaluation, vae_evaluation
-from kinema.training.optim import trapezoid
+from kinema.training.evaluations import Evaluation, Measure, measure_clip, measure_samples, measure_vae
+from kinema.training.optim import MakeOptimiser, MuonAdamW, trapezoid
 from kinema.training.schedule import ProgressLine, Schedule
 from kinema.training.settings import CLIPTraining, DiTTraining, OptimSettings, RunSettings, TrainerSettings, VAETraining
 from kinema.training.vae_module import VAEModule, whiten
@@ -45,7 +47,7 @@ def train_vae(
         return
     vae = build(vaes, config.vae)
     dataset = Remembered(build(datasets, config.data))
-    module = VAEModule(vae, l1=config.l1, kl=config.kl, seed=config.seed, **_optimiser(config.optim))
+    module = VAEModule(vae, l1=config.l1, kl=config.kl, seed=config.seed, optimiser=_optimiser(config.optim))
     position = BatchPosition()
     data = BudgetDataModule(
         dataset,
@@ -61,7 +63,7 @@ def train_vae(
         whiten(vae.eval(), readable(dataset, config.whitening_clips))
         save_model(config.run.out, {"vae": (config.vae, vae)}, facts=_facts(config, trainer, run))
 
-    _fit("vae", config, module, data, position, vae_evaluation(module, validation), finish, resume)
+    _fit("vae", config, module, data, position, measure_vae(vae, validation), finish, resume)
 
 
 def train_clip(
@@ -74,7 +76,7 @@ def train_clip(
     encoder = build(text_encoders, config.text)
     if getattr(encoder, "image_text", None) is None:
         raise UserError(f"text {config.text['name']!r} holds no CLIP to train; text.name=open_clip does")
-    module = CLIPModule(encoder.image_text, seed=config.seed, **_optimiser(config.optim))
+    module = CLIPModule(encoder.image_text, seed=config.seed, optimiser=_optimiser(config.optim))
     encoder.image_text.requires_grad_(True)
     position = BatchPosition()
     data = BudgetDataModule(
@@ -91,7 +93,7 @@ def train_clip(
         frozen = {**config.text, "trainable": False}
         save_model(config.run.out, {"text": (frozen, encoder)}, facts=_facts(config, trainer, run))
 
-    _fit("clip", config, module, data, position, clip_evaluation(encoder.image_text, validation), finish, resume)
+    _fit("clip", config, module, data, position, measure_clip(encoder.image_text, validation), finish, resume)
 
 
 def train_dit(
@@ -115,12 +117,12 @@ def train_dit(
         caption_weights=config.caption_weights,
         keep_share=config.keep_share,
         seed=config.seed,
-        **_optimiser(config.optim),
+        optimiser=_optimiser(config.optim),
     )
     position = BatchPosition()
     data = BudgetDataModule(
         cache,
-        lambda info: _product(vae.latent_grid(info.frames, info.height, info.width)),
+        lambda info: prod(vae.latent_grid(info.frames, info.height, info.width)),
         budget=config.batch_cells,
         assemble=LatentBatch.of,
         seed=config.seed,
@@ -152,9 +154,9 @@ def train_dit(
         facts = {**_facts(config, trainer, run), "num_steps": config.samples.num_steps}
         save_model(config.run.out, components, facts=facts)
 
-    evaluation = sample_evaluation(pipeline, validation, scores)
+    measure = measure_samples(pipeline, validation, scores)
     tags = origins({"vae": ("vae", saved.nodes["vae"]["name"])})
-    _fit("dit", config, module, data, position, evaluation, finish, resume, tags)
+    _fit("dit", config, module, data, position, measure, finish, resume, tags)
 
 
 def _fit(
@@ -163,7 +165,7 @@ def _fit(
     module: pl.LightningModule,
     data: BudgetDataModule,
     position: BatchPosition,
-    evaluation: Evaluation,
+    measure: Measure,
     finish: Callable[[pl.Trainer, Run], None],
     resume: str | None,
     tags: Mapping[str, str] | None = None,
@@ -182,7 +184,6 @@ def _fit(
         max_minutes=settings.max_minutes,
     )
     ema = EMA(settings.ema)
-    evaluation.attach(ema, schedule, every=settings.evaluate_every)
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -197,7 +198,7 @@ def _fit(
             ema,
             position,
             ProgressLine(schedule),
-            evaluation,
+            Evaluation(measure, ema, schedule, every=settings.evaluate_every),
             Checkpointing(run.folder, every_minutes=settings.checkpoint_minutes),
         ],
         use_distributed_sampler=False,
@@ -213,7 +214,7 @@ def _fit(
             finish(trainer, run)
         tracker.log_metrics({"skipped_clips": len(data.skips.skipped)}, trainer.global_step)
         tracker.finalize("success")
-        print(f"wrote {config.run.out}; run {run.id} is in {run.folder} and in MLflow")  # noqa: T201
+        print(f"wrote {config.run.out}; run {run.id} is in {run.folder} and in MLflow")
     run.close()
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
@@ -247,14 +248,15 @@ def _strategy(settings: TrainerSettings) -> str | DDPStrategy:
     return DDPStrategy(process_group_backend="gloo") if settings.accelerator == "cpu" else "ddp"
 
 
-def _optimiser(settings: OptimSettings) -> dict[str, Any]:
-    return {
-        "lr": settings.lr,
-        "muon_lr": settings.muon_lr,
-        "betas": settings.betas,
-        "momentum": settings.momentum,
-        "weight_decay": settings.weight_decay,
-    }
+def _optimiser(settings: OptimSettings) -> MakeOptimiser:
+    return partial(
+        MuonAdamW,
+        lr=settings.lr,
+        muon_lr=settings.muon_lr,
+        betas=settings.betas,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
 
 
 def _some(node: dict[str, Any] | None, count: int) -> list[Any]:
@@ -268,7 +270,3 @@ def _facts(config: VAETraining | CLIPTraining | DiTTraining, trainer: pl.Trainer
 
 def _cached(encoder: Any, cache: CachedLatents, stream: int) -> CachedText:
     return CachedText(encoder, lambda text: cache.text([text])[stream] if cache.has_text(text) else None)
-
-
-def _product(grid: tuple[int, int, int]) -> int:
-    return grid[0] * grid[1] * grid[2]

@@ -4,8 +4,9 @@ import lightning.pytorch as pl
 import torch
 from kinema_core import Clip, VideoVAE, seeded_generator
 from torch import Tensor
+from torch.optim import Optimizer
 
-from kinema.training.optim import MuonAdamW, matrix_groups
+from kinema.training.optim import DEFAULT_OPTIMISER, MakeOptimiser, matrix_groups
 
 
 class VAEModule(pl.LightningModule):
@@ -16,7 +17,7 @@ class VAEModule(pl.LightningModule):
         l1: weight of the absolute error beside the squared error.
         kl: weight of the divergence, summed over nothing: the mean over latent values.
         seed: of the posterior's samples.
-        lr, muon_lr, betas, momentum, weight_decay: see `MuonAdamW`.
+        optimiser: makes it of the groups of `matrix_groups`.
     """
 
     def __init__(
@@ -26,16 +27,12 @@ class VAEModule(pl.LightningModule):
         l1: float = 0.2,
         kl: float = 1e-4,
         seed: int = 0,
-        lr: float = 1e-3,
-        muon_lr: float = 0.01,
-        betas: tuple[float, float] = (0.9, 0.98),
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
+        optimiser: MakeOptimiser = DEFAULT_OPTIMISER,
     ) -> None:
         super().__init__()
         self.vae = vae
         self.l1, self.kl, self.seed = l1, kl, seed
-        self.optim = {"lr": lr, "muon_lr": muon_lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
+        self.optimiser = optimiser
 
     def training_step(self, batch: list[Clip], _: int) -> Tensor:
         """Clips of few sizes -> the loss, in which every clip counts the same."""
@@ -67,9 +64,9 @@ class VAEModule(pl.LightningModule):
         )
         return mean + noise.to(mean) * (0.5 * log_variance).exp()
 
-    def configure_optimizers(self) -> MuonAdamW:
+    def configure_optimizers(self) -> Optimizer:
         """Muon for the convolutions, AdamW for the rest."""
-        return MuonAdamW(matrix_groups(self.vae), **self.optim)
+        return self.optimiser(matrix_groups(self.vae))
 
 
 @torch.no_grad()
@@ -78,11 +75,3 @@ def whiten(vae: VideoVAE, clips: list[Clip]) -> None:
     means = [vae.posterior(clip.video[None])[0][0].flatten(1) for clip in clips]  # (C, cells) each
     values = torch.cat(means, dim=1)
     vae.set_whitening(values.mean(1), values.std(1))
-
-
-def reconstruct(vae: VideoVAE, clip: Clip) -> Clip:
-    """The clip after encoding and decoding."""
-    with torch.no_grad():
-        size = (clip.video.shape[2], clip.video.shape[3])
-        video = vae.decode(vae.encode(clip.video[None]), size=size)[0].clamp(-1, 1)
-    return Clip(clip.id, video, clip.frame_rate, clip.captions, clip.meta)

@@ -1,6 +1,7 @@
 """The contract between Kinema's packages: registries, interfaces and the data that travels between components."""
 
 from kinema_core.data import UNIT_CELL_RATE, Clip, Conditioning, Ragged, TextFeatures
+from kinema_core.hashing import weights_hash
 from kinema_core.interfaces import (
     Captioner,
     ClipDataset,
@@ -74,4 +75,5 @@ __all__ = [
     "seeded_normal",
     "text_encoders",
     "vaes",
+    "weights_hash",
 ]

@@ -1,7 +1,7 @@
 """Clips in and out: video files, manifests, token-budget batches and latent caches."""
 
 from kinema_data.cache import CachedLatents, LatentClip
-from kinema_data.cache_writer import LatentWriter, weights_hash
+from kinema_data.cache_writer import LatentWriter
 from kinema_data.decoding import ClipSize, DecodedClip, probe, read_clip, read_frames, read_metadata
 from kinema_data.files import BadClip, Limits
 from kinema_data.loading import Batch, ReplacingDataset, Skip, SkipLog, collate
@@ -35,7 +35,6 @@ __all__ = [
     "read_metadata",
     "to_float",
     "to_uint8",
-    "weights_hash",
     "write_image",
     "write_preview",
     "write_video",

@@ -26,15 +26,6 @@ _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 _MOST_TENSORS_A_SHARD = 4096
 
 
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """sha256 over names, types, shapes and bytes of a `state_dict()`: equal for equal weights, wherever they lie."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def file_hash(path: Path) -> str:
     """sha256 of a file."""
     with path.open("rb") as file:
@@ -46,7 +37,8 @@ class LatentWriter:
 
     Args:
         folder: the cache to make.
-        made_by: what the latents depend on, as JSON: hashes of the weights (`weights_hash`), their config, the data.
+        made_by: what the latents depend on, as JSON: hashes of the weights (`kinema_core.weights_hash`), their
+            config, the data.
             `CachedLatents` refuses a cache made by something else.
         dtype: of the stored values: "float16" (|values| below 65504, relative error 5e-4) or "float32".
         shard_bytes: size of a shard.

@@ -5,7 +5,7 @@ from kinema_metrics.clip_features import ClipFeatures
 from kinema_metrics.clip_score import ClipFrameConsistency, ClipScore
 from kinema_metrics.frechet import frechet_distance, frechet_from_features, kernel_distance
 from kinema_metrics.fvd import FVD
-from kinema_metrics.passes import video_features, weights_hash
+from kinema_metrics.passes import video_features
 from kinema_metrics.pixels import frame_difference, psnr, ssim
 from kinema_metrics.retrieval import ClipRetrieval, retrieval_accuracy
 from kinema_metrics.state import ScoringMetric
@@ -32,5 +32,4 @@ __all__ = [
     "retrieval_accuracy",
     "ssim",
     "video_features",
-    "weights_hash",
 ]

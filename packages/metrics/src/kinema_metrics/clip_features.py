@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from kinema_core import Clip, FeatureExtractor, ImageText
+from kinema_core import Clip, FeatureExtractor, ImageText, weights_hash
 from torch import Tensor
 
-from kinema_metrics.passes import batches, frozen, weights_hash
+from kinema_metrics.passes import batches, frozen
 
 
 class ClipFeatures(FeatureExtractor):
@@ -66,7 +66,7 @@ class ClipFeatures(FeatureExtractor):
         return {
             "name": "clip",
             "model": self.image_text.id,
-            "weights": weights_hash(self.image_text),
+            "weights": weights_hash(self.image_text.state_dict())[:16],
             "frames": self.num_frames,
             "size": "native, resized by the model",
             "terms": self.num_terms,

@@ -7,11 +7,10 @@ import math
 import re
 from typing import Any
 
-from kinema_core import Clip, ImageText
+from kinema_core import Clip, ImageText, weights_hash
 from torch import Tensor
 
 from kinema_metrics.clip_features import caption_of, embed_captions, embed_clips
-from kinema_metrics.passes import weights_hash
 from kinema_metrics.pixels import frame_difference
 from kinema_metrics.state import ScoringMetric
 
@@ -43,7 +42,7 @@ class ImageTextMetric(ScoringMetric):
     @property
     def protocol(self) -> dict[str, Any]:
         """What fixes the figure, to be stored beside it (JSON-able)."""
-        return {"model": self.image_text.id, "weights": weights_hash(self.image_text)}
+        return {"model": self.image_text.id, "weights": weights_hash(self.image_text.state_dict())[:16]}
 
 
 class ClipScore(ImageTextMetric):

@@ -3,7 +3,6 @@
 Letters: B clips, T H W frames, rows, columns in pixels, F features.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,12 +65,3 @@ def frozen(network: nn.Module) -> Iterator[torch.device]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def weights_hash(network: nn.Module) -> str:
-    """The first 16 hex digits of the SHA-256 of a network's state: names, shapes, dtypes and bytes."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

@@ -3,11 +3,9 @@
 Letters: B images or captions, E embedding width, S text tokens, D text width, K the model's image size.
 """
 
-from hashlib import sha256
-
 import open_clip
 import torch
-from kinema_core import ImageText
+from kinema_core import ImageText, weights_hash
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, normalize
 
@@ -97,11 +95,7 @@ class OpenClipImageText(ImageText):
     @property
     def id(self) -> str:
         """The architecture and the first 12 digits of the SHA-256 of all weights, as they are now."""
-        digest = sha256()
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return f"{self.architecture}-{digest.hexdigest()[:12]}"
+        return f"{self.architecture}-{weights_hash(self.model.state_dict())[:12]}"
 
     def resize(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, 3, K, K) in [-1, 1], so that images of several sizes fit in one batch."""
