@@ -56,7 +56,7 @@ class Budget:
 
 _FEW_SAMPLES = ("samples.clips=4", "samples.num_steps=4")
 BUDGETS = {
-    "full": Budget(8000, 400, 384, 48, {"finish": ["trainer.max_minutes=5.5"]}),
+    "full": Budget(8000, 400, 384, 48, {"finish": ["trainer.max_minutes=10"]}),
     "smoke": Budget(
         400,
         40,
@@ -106,9 +106,9 @@ def _train(stages: "Stages", budget: Budget) -> None:
     stages.run({"encode": ["encode", "model=models/vae", "out=cache"]})
     shared = ["train", "dit", f"--config={_config('dit')}", "vae=models/vae", "clip=models/clip"]
     stages.run({"dit": [*shared, *budget.words("dit"), "run.out=models/first"]})
-    # Goes on from the first stage's weights, at lower noise and a falling rate.
+    # Goes on from the first stage's weights, as dit.yaml says.
     weights = [f"{key}.weights=models/first/{key}/model.safetensors" for key in ("dit", "text.main")]
-    lower = ["diffusion.time_mean=0.8", "optim.decay=1"]
+    lower = ["diffusion.time_mean=0.8", "keep_share=0.3", "keep_weights={}", "optim.decay=1"]
     stages.run({"finish": [*shared, *budget.words("finish"), *weights, *lower, "run.out=models/dit"]})
 
 

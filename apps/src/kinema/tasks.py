@@ -3,8 +3,10 @@
 Letters: B clips, N latent cells, C channels, t h w of a clip's latents.
 """
 
-from collections.abc import Sequence
+from bisect import bisect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from kinema_core import Denoise, Ragged, seeded_generator
@@ -56,8 +58,18 @@ def snapped(mask: Tensor, patch: tuple[int, int, int]) -> Tensor:
     return blocks[:t, :h, :w].bool()
 
 
+#: What a random keep mask may give: the first frame, a head, a tail, both ends, scattered frames, all around a box.
+MASKS = ("box", "first", "head", "tail", "ends", "scattered")
+
+
 def training_masks(
-    x: Ragged, ids: Sequence[str], patch: tuple[int, int, int], *, share: float, key: tuple[int, int]
+    x: Ragged,
+    ids: Sequence[str],
+    patch: tuple[int, int, int],
+    *,
+    share: float,
+    weights: Mapping[str, float] | None = None,
+    key: tuple[int, int],
 ) -> Tensor:
     """Random keep masks (N,) for training, so that one model serves all tasks.
 
@@ -66,35 +78,50 @@ def training_masks(
         ids: of the clips; a clip's mask depends on (key, id) alone.
         patch: of the transformer.
         share: the part of the clips that keep anything.
+        weights: how much more often one of `MASKS` is drawn than another; 1 where not given. Images have boxes only.
         key: (seed, step).
+
+    Raises:
+        ValueError: a weight of no mask, or none above 0.
     """
+    ends = mask_ends(weights or {})
     masks = [
-        snapped(_random_mask(grid, share, seeded_generator(*key, clip, "mask")), patch).flatten()
+        snapped(_random_mask(grid, share, ends, seeded_generator(*key, clip, "mask")), patch).flatten()
         for grid, clip in zip(x.grids, ids, strict=True)
     ]
     return torch.cat(masks)
 
 
-def _random_mask(grid: tuple[int, int, int], share: float, generator: Generator) -> Tensor:
-    """Nothing, or one of: the first frame, a head, a tail, both ends, scattered frames, all around a box."""
-    draw, kind, size, at = torch.rand(4, generator=generator).tolist()
+def mask_ends(weights: Mapping[str, float]) -> list[float]:
+    """Where the share of each of `MASKS` ends in [0, 1]. ValueError as in `training_masks`."""
+    unknown = [name for name in weights if name not in MASKS]
+    ends = list(accumulate(weights.get(name, 1.0) for name in MASKS))
+    if unknown or min(weights.values(), default=0) < 0 or ends[-1] <= 0:
+        raise ValueError(f"weights of masks are {dict(weights)}; give numbers from 0 on for any of {', '.join(MASKS)}")
+    return [end / ends[-1] for end in ends]
+
+
+def _random_mask(grid: tuple[int, int, int], share: float, ends: Sequence[float], generator: Generator) -> Tensor:
+    """Nothing, or one of `MASKS`."""
+    draw, pick, size, at = torch.rand(4, generator=generator).tolist()
     if draw >= share:
         return torch.zeros(grid, dtype=torch.bool)
-    if grid[0] == 1 or kind < 1 / 6:
+    kind = MASKS[bisect(ends[:-1], pick)]
+    if grid[0] == 1 or kind == "box":
         return _around_box(grid, size, torch.rand(2, generator=generator).tolist())
-    return frames_mask(grid, _random_frames(grid[0], int(6 * kind), size, at, generator))
+    return frames_mask(grid, _random_frames(grid[0], kind, size, at, generator))
 
 
-def _random_frames(t: int, kind: int, size: float, at: float, generator: Generator) -> list[int]:
+def _random_frames(t: int, kind: str, size: float, at: float, generator: Generator) -> list[int]:
     """Some of t > 1 latent frames, never all."""
     count = 1 + int(size * (t - 1))
-    if kind == 1:
+    if kind == "first":
         return [0]
-    if kind == 2:
+    if kind == "head":
         return list(range(count))
-    if kind == 3:
+    if kind == "tail":
         return list(range(t - count, t))
-    if kind == 4 and t > 2:
+    if kind == "ends" and t > 2:
         return [*range(1 + int(at * (t - 2) / 2)), t - 1]
     scattered = torch.rand(t, generator=generator) < size
     scattered[int(at * t)] = False

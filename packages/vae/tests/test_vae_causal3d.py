@@ -126,6 +126,8 @@ class TestSettings:
         write.weight.data[:, :, 0, 0, 0] = eye
         head.weight.data[:24, :, -1, 1, 1] = eye
         read.weight.data[:, :, -1, 1, 1] = eye
+        # A normalisation is not linear, so it cannot be undone by weights: skip it.
+        vae.encoder[-2].forward = vae.decoder[-3].forward = lambda x, past: (x, ())
         video = seeded_normal((1, 3, 5, 6, 6), 0)
         assert largest_difference(vae.decode(vae.encode(video)), video) < 1e-6
 

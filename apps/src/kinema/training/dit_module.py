@@ -54,7 +54,8 @@ class DiTModule(pl.LightningModule):
         law: the noise law.
         caption_drop: share of captions replaced by "".
         caption_weights: how much more often one kind of caption is drawn than another; 1 where not given.
-        keep_share: share of clips of which some cells are given (see `training_masks`).
+        keep_share: share of clips of which some cells are given.
+        keep_weights: how much more often one kind of them is drawn than another (see `training_masks`).
         seed: of times, noise, masks and captions.
         optimiser: makes it of the groups of `matrix_groups`.
     """
@@ -68,6 +69,7 @@ class DiTModule(pl.LightningModule):
         caption_drop: float = 0.1,
         caption_weights: Mapping[str, float] | None = None,
         keep_share: float = 0.3,
+        keep_weights: Mapping[str, float] | None = None,
         seed: int = 0,
         optimiser: MakeOptimiser = DEFAULT_OPTIMISER,
     ) -> None:
@@ -76,7 +78,7 @@ class DiTModule(pl.LightningModule):
         self.text = nn.ModuleList(_learning_or_cached(encoder) for encoder in text)
         self.law = law
         self.caption_drop, self.keep_share, self.seed = caption_drop, keep_share, seed
-        self.caption_weights = dict(caption_weights or {})
+        self.caption_weights, self.keep_weights = dict(caption_weights or {}), dict(keep_weights or {})
         self.optimiser = optimiser
 
     def training_step(self, batch: LatentBatch, _: int) -> Tensor:
@@ -85,7 +87,12 @@ class DiTModule(pl.LightningModule):
         cond = Conditioning(tuple(encoder(self._captions(batch)) for encoder in self.text))
         t, noise = self._times(batch), self._noise(batch)
         kept = training_masks(
-            x0, batch.ids, self.dit.patch, share=self.keep_share, key=(self.seed, self.global_step)
+            x0,
+            batch.ids,
+            self.dit.patch,
+            share=self.keep_share,
+            weights=self.keep_weights,
+            key=(self.seed, self.global_step),
         ).to(noise.device)
 
         loss = self.law.loss(self.dit, x0, noise, x0.per_cell(t), cond, ~kept)  # (B,)
@@ -130,10 +137,15 @@ class DiTModule(pl.LightningModule):
         return self.optimiser(matrix_groups(self, outer=self._outer_layers()))
 
     def _outer_layers(self) -> list[nn.Module]:
-        """The transformer's linear layers that see or make latents or noise levels: all outside its blocks."""
+        """The transformer's first and last linear layers: those outside its blocks that are narrower than its blocks.
+
+        Its modulation layers stand outside too, but turn features into features.
+        """
         blocks = [child for child in self.dit.children() if isinstance(child, nn.ModuleList)]
-        inner = {id(layer) for block in blocks for layer in block.modules()}
-        return [m for m in self.dit.modules() if isinstance(m, nn.Linear) and id(m) not in inner]
+        inner = {id(m): min(m.weight.shape) for block in blocks for m in block.modules() if isinstance(m, nn.Linear)}
+        width = max(inner.values(), default=0)
+        layers = [m for m in self.dit.modules() if isinstance(m, nn.Linear) and id(m) not in inner]
+        return [m for m in layers if not inner or min(m.weight.shape) < width]
 
 
 def _learning_or_cached(encoder: TextEncoder | CachedText) -> nn.Module:

@@ -116,6 +116,7 @@ def train_dit(
         caption_drop=config.caption_drop,
         caption_weights=config.caption_weights,
         keep_share=config.keep_share,
+        keep_weights=config.keep_weights,
         seed=config.seed,
         optimiser=_optimiser(config.optim),
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kinema.config import component, component_set
+from kinema.tasks import mask_ends
 
 
 @dataclass
@@ -128,6 +129,7 @@ class DiTTraining:
         caption_drop: share of captions replaced by "", for guidance.
         caption_weights: how much more often one kind of caption is drawn than another; 1 where not given.
         keep_share: share of clips with a random keep mask, so that one model serves all tasks.
+        keep_weights: how much more often one kind of mask is drawn than another, as {first: 20}; 1 where not given.
         batch_cells: latent cells of all clips of a global batch.
         size_weights: how often clips of a size are drawn, as {"9x32x32": 0.5}; 1 where not given.
     """
@@ -145,7 +147,11 @@ class DiTTraining:
     caption_drop: float = 0.1
     caption_weights: dict[str, float] = field(default_factory=dict)
     keep_share: float = 0.3
+    keep_weights: dict[str, float] = field(default_factory=dict)
     samples: SampleSettings = field(default_factory=SampleSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     trainer: TrainerSettings = field(default_factory=lambda: TrainerSettings(max_steps=10000))
     run: RunSettings = field(default_factory=lambda: RunSettings(out="models/dit"))
+
+    def __post_init__(self) -> None:
+        mask_ends(self.keep_weights)  # raises
