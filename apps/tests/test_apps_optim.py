@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from kinema_core import diffusions, dits
 from torch import nn
 
+from kinema.training import DiTModule
 from kinema.training.optim import NEWTON_SCHULZ, MuonAdamW, matrix_groups, orthogonalised, trapezoid
 
 
@@ -62,6 +64,14 @@ def test_convolutions_are_matrices_and_outer_layers_are_not_muons():
     before = module[0].weight.detach().clone()
     optimiser.step()
     assert (module[0].weight - before).abs().min() > 0
+
+
+def test_only_the_narrow_layers_outside_the_blocks_are_not_muons():
+    dit = dits.build({"name": "video_dit", "latent_channels": 4, "width": 32, "depth": 1, "num_heads": 2})
+    outer = DiTModule(dit, [], diffusions.build({"name": "flow"}))._outer_layers()
+    names = {name for name, layer in dit.named_modules() if layer in outer}
+    assert {"embed", "project"} <= names
+    assert not names & {"modulate", "final_modulate"} and not any(name.startswith("blocks") for name in names)
 
 
 def test_the_rate_rises_holds_and_falls():

@@ -137,7 +137,7 @@ def test_motions_obey_their_laws(scale):
             assert spokes.norm(dim=1).std() < 1e-2 and spokes.norm(dim=1).min() > 2.9
             angles = torch.atan2(spokes[:, 1], spokes[:, 0])
             turn = (angles.diff() + math.pi).remainder(2 * math.pi) - math.pi
-            assert 299 < math.degrees(abs(turn.sum())) < 451
+            assert 269 < math.degrees(abs(turn.sum())) < 361
         else:
             assert track.std(0).max() < 1e-5
     assert seen == set(MOTIONS)

@@ -30,7 +30,7 @@ WORLD = {
     "sizes": {"small": 4.8, "medium": 6.6, "large": 9.0},
     "directions": {"left": [-1, 0], "right": [1, 0], "up": [0, -1], "down": [0, 1], "up-right": [1, -1]},
     "no_motion": "none",
-    "laws": {"growth": 4 / 3, "step": [5.0, 8.0], "turn": [0.4, 0.6]},
+    "laws": {"growth": 4 / 3, "step": [5.0, 8.0], "turn": [0.4, 0.6], "sweep": [270.0, 360.0]},
 }
 MOTIONS = [*WORLD["directions"], "bounce", "orbit", "grow", "shrink", "still"]
 INSIDE = {

@@ -122,13 +122,14 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
         x = x.transpose(1, 2)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     gram = x @ x.transpose(1, 2)
-    total = torch.eye(gram.shape[1], dtype=x.dtype, device=x.device).expand_as(gram)
-    for _ in range(steps):
+    total: Tensor | None = None
+    for step in range(steps):
         factor = torch.baddbmm(b * gram, gram, gram, alpha=c)
         factor.diagonal(dim1=1, dim2=2).add_(a)
-        total = factor @ total
-        gram = factor @ gram @ factor
-    x = total @ x
+        total = factor if total is None else factor @ total
+        if step < steps - 1:
+            gram = factor @ gram @ factor
+    x = x if total is None else total @ x
     return x.transpose(1, 2) if tall else x
 
 

@@ -76,7 +76,7 @@ def train_clip(
     encoder = build(text_encoders, config.text)
     if getattr(encoder, "image_text", None) is None:
         raise UserError(f"text {config.text['name']!r} holds no CLIP to train; text.name=open_clip does")
-    module = CLIPModule(encoder.image_text, seed=config.seed, optimiser=_optimiser(config.optim))
+    module = CLIPModule(encoder.image_text, soften=config.soften, seed=config.seed, optimiser=_optimiser(config.optim))
     encoder.image_text.requires_grad_(True)
     position = BatchPosition()
     data = BudgetDataModule(

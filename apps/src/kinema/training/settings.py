@@ -78,13 +78,17 @@ class VAETraining:
 
 @dataclass
 class CLIPTraining:
-    """`kinema train clip`: contrastive training of the CLIP inside a text encoder on captions and frames."""
+    """`kinema train clip`: contrastive training of the CLIP inside a text encoder on captions and frames.
+
+    A share `soften` of the frames is seen blurred and noisy, so that it knows the content of soft frames too.
+    """
 
     seed: int = 0
     text: dict[str, Any] = component("text", name="open_clip", trainable=True)
     data: dict[str, Any] = component("dataset", name="manifest", path="world", split="train")
     validation: dict[str, Any] | None = component("dataset", name="manifest", path="world", split="choose")
     batch_clips: int = 128
+    soften: float = 0.0
     validation_clips: int = 256
     optim: OptimSettings = field(default_factory=OptimSettings)
     trainer: TrainerSettings = field(default_factory=lambda: TrainerSettings(max_steps=2000))

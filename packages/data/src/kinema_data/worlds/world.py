@@ -63,7 +63,7 @@ class Laws:
     bounce: tuple[float, float] = (8.0, 11.0)  # path to the wall and back, at least
     turn: tuple[float, float] = (0.4, 0.6)  # when the wall is touched, as a share of the clip
     orbit: tuple[float, float] = (3.0, 7.5)  # radius of an orbit
-    sweep: tuple[float, float] = (300.0, 450.0)  # degrees of an orbit in one clip
+    sweep: tuple[float, float] = (270.0, 360.0)  # degrees of an orbit in one clip
     growth: float = 4 / 3  # grow: radius from 1/growth to growth times the class's; shrink: back
     margin: float = 0.5  # the shape keeps this far from the frame's edge
 

@@ -35,6 +35,7 @@ def read_motion(centre: Tensor, log_radius: Tensor, seen: Tensor, world: Mapping
     full_growth = 2 * torch.tensor(laws["growth"]).log().item()
     # The least motion of a straight line, as deviation from its mean: below half of that is rest.
     still = 0.5 * laws["step"][0] / 12**0.5
+    least_winding = 2 / 3 * laws["sweep"][0]
 
     def name(i: int) -> str | None:
         share_grown, share_moved = abs(growth[i]) / full_growth, rest_error[i] / (2 * still)
@@ -42,7 +43,7 @@ def read_motion(centre: Tensor, log_radius: Tensor, seen: Tensor, world: Mapping
             return "grow" if growth[i] > 0 else "shrink"
         if rest_error[i] < still:
             return "still"
-        if flatness[i] > 0.35 and winding[i] > 200 and stray[i] < 0.3:
+        if flatness[i] > 0.35 and winding[i] > least_winding and stray[i] < 0.3:
             return "orbit"
         if min(bounce_error[i], straight_error[i]) > 0.5 * rest_error[i]:
             return None
