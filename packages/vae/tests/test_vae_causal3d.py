@@ -21,8 +21,6 @@ LEVELS = {
     "unshuffle": (1, 2, 2),
     "strides": ((2, 2, 1), (2, 1, 2)),
     "widths": (8, 12, 16),
-    "decoder_blocks": 1,
-    "kernels": ((3, 3, 3), (3, 3, 3)),
 }
 
 
@@ -150,7 +148,6 @@ class TestSettings:
             ({"unshuffle": (4, 4)}, "time, rows, columns"),
             ({"unshuffle": (0, 4, 4)}, "at least 1"),
             ({"num_blocks": 0}, "start at 1"),
-            ({"kernels": ((3, 3, 3), (1, 2, 3))}, "odd in rows and columns"),
         ],
     )
     def test_bad_settings(self, kwargs, message) -> None:

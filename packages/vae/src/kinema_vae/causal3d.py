@@ -35,8 +35,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "strides": (),
             "widths": (64,),
             "num_blocks": 1,
-            "decoder_blocks": 1,
-            "kernels": ((3, 3, 3), (3, 3, 3)),
         },
         "stride_4_8_8": {
             "latent_channels": 16,
@@ -44,8 +42,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "strides": ((2, 2, 2), (2, 2, 2)),
             "widths": (96, 192, 384),
             "num_blocks": 2,
-            "decoder_blocks": 2,
-            "kernels": ((3, 3, 3), (3, 3, 3)),
         },
     }
 )
@@ -63,9 +59,7 @@ class Causal3D(VideoVAE):
         strides: (time, rows, columns) by which the grid is coarsened from each level to the next; one less than
             `widths`. With `unshuffle` their product is the stride of the whole.
         widths: channels at each level, finest first.
-        num_blocks: residual blocks a level in the encoder.
-        decoder_blocks: and in the decoder.
-        kernels: (time, rows, columns) of each convolution of a residual block; rows and columns odd.
+        num_blocks: residual blocks a level.
 
     Raises:
         ValueError: `strides` and `widths` do not fit, or a number is below 1.
@@ -81,8 +75,6 @@ class Causal3D(VideoVAE):
         strides: Sequence[Sequence[int]] = (),
         widths: Sequence[int] = (64,),
         num_blocks: int = 1,
-        decoder_blocks: int = 1,
-        kernels: Sequence[Sequence[int]] = ((3, 3, 3), (3, 3, 3)),
     ) -> None:
         super().__init__()
         front, steps = _triple(unshuffle), [_triple(stride) for stride in strides]
@@ -91,19 +83,15 @@ class Causal3D(VideoVAE):
                 f"{len(widths)} widths need {len(widths) - 1} strides between them, not {len(steps)}: "
                 f"widths {list(widths)}, strides {[list(step) for step in steps]}"
             )
-        if min(latent_channels, num_blocks, decoder_blocks, *widths) < 1:
+        if min(latent_channels, num_blocks, *widths) < 1:
             raise ValueError(
-                f"latent_channels {latent_channels}, num_blocks {num_blocks}, decoder_blocks {decoder_blocks} and "
-                f"widths {list(widths)} start at 1"
+                f"latent_channels {latent_channels}, num_blocks {num_blocks} and widths {list(widths)} start at 1"
             )
-        shapes = [_triple(kernel) for kernel in kernels]
-        if any(size % 2 == 0 for _, *sides in shapes for size in sides):
-            raise ValueError(f"kernels are odd in rows and columns, not {[list(shape) for shape in shapes]}")
         self.latent_channels = latent_channels
         st, sh, sw = (prod(factors) for factors in zip(front, *steps, strict=True))
         self.stride = (st, sh, sw)
-        self.encoder = _encoder(latent_channels, front, steps, widths, num_blocks, shapes)
-        self.decoder = _decoder(latent_channels, front, steps, widths, decoder_blocks, shapes)
+        self.encoder = _encoder(latent_channels, front, steps, widths, num_blocks)
+        self.decoder = _decoder(latent_channels, front, steps, widths, num_blocks)
         self.register_buffer("latent_mean", torch.zeros(latent_channels))
         self.register_buffer("latent_std", torch.ones(latent_channels))
 
@@ -184,13 +172,12 @@ def _encoder(
     steps: Sequence[tuple[int, int, int]],
     widths: Sequence[int],
     num_blocks: int,
-    kernels: Sequence[tuple[int, int, int]],
 ) -> CausalSequence:
     """(B, 3, T, H, W) -> mean and log variance in one (B, 2 C, t, h, w)."""
     layers: list[nn.Module] = []
     for before, width, stride in zip((3, *widths), widths, (front, *steps), strict=False):
         layers += unshuffle_conv(before, width, stride)
-        layers += [ResidualBlock(width, kernels) for _ in range(num_blocks)]
+        layers += [ResidualBlock(width) for _ in range(num_blocks)]
     # Without this normalisation a VAE learns faster, but its latents have heavy tails that a diffusion model learns
     # far more slowly (packages/vae/README.md).
     return CausalSequence([*layers, NormAct(widths[-1]), CausalConv3d(widths[-1], 2 * latent_channels)])
@@ -202,12 +189,11 @@ def _decoder(
     steps: Sequence[tuple[int, int, int]],
     widths: Sequence[int],
     num_blocks: int,
-    kernels: Sequence[tuple[int, int, int]],
 ) -> CausalSequence:
     """(B, C, t, h, w) -> (B, 3, T, H, W): the encoder's levels in reverse."""
     layers: list[nn.Module] = [CausalConv3d(latent_channels, widths[-1])]
     for width, after, stride in zip(widths[::-1], (*widths[-2::-1], 3), (*steps[::-1], front), strict=True):
-        layers += [ResidualBlock(width, kernels) for _ in range(num_blocks)]
+        layers += [ResidualBlock(width) for _ in range(num_blocks)]
         layers += [NormAct(width)] if after == 3 else []
         layers += conv_shuffle(width, after, stride)
     return CausalSequence(layers)

@@ -5,7 +5,6 @@ remember of the frames before x: None at the start of a video, otherwise what it
 keeps state of its own, so pieces of several videos may be interleaved, and a video run in pieces equals the whole.
 """
 
-from collections.abc import Sequence
 from math import prod
 from typing import TypeAlias
 
@@ -68,16 +67,11 @@ class NormAct(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + causal convolutions, each after `NormAct`.
+    """x + two causal 3 x 3 x 3 convolutions of its C channels, each after `NormAct`."""
 
-    Args:
-        channels: C.
-        kernels: (time, rows, columns) of each convolution.
-    """
-
-    def __init__(self, channels: int, kernels: Sequence[tuple[int, int, int]]) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        convolutions = [CausalConv3d(channels, channels, kernel) for kernel in kernels]
+        convolutions = [CausalConv3d(channels, channels) for _ in range(2)]
         self.body = CausalSequence([layer for conv in convolutions for layer in (NormAct(channels), conv)])
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
