@@ -102,12 +102,12 @@ class TestClipRetrievalContract(MetricContract):
 
 def test_features_by_hand():
     # Half red, half green: e is (1,-1,-1)/sqrt 3, then (-1,1,-1)/sqrt 3, which lie sqrt(8/3) apart.
-    extractor = ClipFeatures(ColourImageText(), num_frames=4, lags=(1, 2), motion_scale=2.0)
+    extractor = ClipFeatures(ColourImageText(), num_frames=4, lags=(1, 2), order_weight=2.0)
     found = extractor(painted(["red", "red", "green", "green"]).video[None])[0]
     red, green = (torch.tensor(COLOURS[name]) / 3**0.5 for name in ("red", "green"))
     slope = (2**0.5 / 4) * (math.cos(math.pi / 8) + math.cos(3 * math.pi / 8)) * (red - green)
     jump = (8 / 3) ** 0.5
-    expected = torch.cat([(red + green) / 2, 2 * slope, torch.tensor([2 * jump / 3**0.5, 2 * jump])])
+    expected = torch.cat([(red + green) / 2, slope, torch.tensor([jump, 2 * jump / 3**0.5 / (jump + 0.02)])])
     assert torch.allclose(found, expected, atol=1e-6)
 
 
@@ -138,7 +138,7 @@ def test_shuffled_reversed_and_frozen_videos_move_the_distance():
             changed = [with_frames(clip, order(i)) for i, clip in enumerate(other)]
             distances[name][kind] = frechet_from_features(reference, video_features(extractor, changed))
     good, blind = distances["features"], distances["mean only"]
-    assert good["shuffled"] > 3 * good["other"] and good["frozen"] > 10 * good["other"]
+    assert min(good["shuffled"], good["frozen"]) > 30 * good["other"]
     assert blind["shuffled"] == pytest.approx(blind["other"], rel=1e-3), "a mean over all frames sees no order"
 
 
@@ -247,7 +247,7 @@ def test_retrieval_does_not_depend_on_order_or_batches():
 
 def test_bad_settings():
     model = RandomImageText()
-    for wrong in ({"num_frames": 1}, {"num_terms": 0}, {"num_terms": 9}, {"lags": (8,)}, {"motion_scale": 0}):
+    for wrong in ({"num_frames": 1}, {"num_terms": 0}, {"num_terms": 9}, {"lags": (8,)}, {"lags": (2, 1)}, {"order_weight": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             ClipFeatures(model, **wrong)
     with pytest.raises(ValueError, match="candidates is 1"):

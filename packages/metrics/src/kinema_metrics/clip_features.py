@@ -14,6 +14,9 @@ from torch import Tensor
 
 from kinema_metrics.passes import batches, frozen
 
+#: A movement of an embedding, a vector of length 1, that is as good as none.
+REST = 0.02
+
 
 class ClipFeatures(FeatureExtractor):
     """Video features from frame embeddings e_i that know the order of the frames.
@@ -22,19 +25,22 @@ class ClipFeatures(FeatureExtractor):
 
         c_0 = mean_i e_i                                          what is seen                          E values
         c_k = mean_i sqrt(2) cos(pi k (i + 1/2) / n) e_i          how it changes from start to end      E each, k > 0
-        r_l = sqrt(mean_i |e_(i+l) - e_i|^2)                      how far it moves in l samples         1 each
+        r_L = sqrt(mean_i |e_(i+L) - e_i|^2)                      how far it moves in L samples         1
+        w (r_l / (r_L + 0.02))                                    how steadily: the share done in l < L 1 each
 
     c_k are the first terms of the embeddings' cosine transform in time: shuffling moves their energy to terms that are
-    left out, freezing makes them 0. r_l tells steady motion (r grows with l) from shuffled frames (r is level) and
-    from a frozen video (0). An image is a video that does not move.
+    left out, freezing makes them 0. The shares tell steady motion (1/4 and 1/2 of the way in 1/4 and 1/2 of the time)
+    from shuffled frames (all of it at once) whatever the motion's length, which varies among videos far more than
+    order does: as plain distances, the r_l would mostly compare lengths. An image is a video that does not move; 0.02
+    on embeddings of length 1 is as good as rest, and makes a frozen video's shares 0.
 
     Args:
         image_text: gives the embeddings; it resizes frames of any size itself.
         num_frames: n, taken evenly from the first to the last; frames repeat where a clip has fewer.
         num_terms: how many c_k; 1 leaves only the mean, and every term adds E dimensions.
-        lags: the l of r_l, in sampled frames.
-        motion_scale: factor on all but c_0. Embeddings of one video's frames lie close together, and the distance is
-            not free of scale: at 1 it would mostly compare what single frames show.
+        lags: l, in sampled frames, the last of them L; none: nothing is said of motion's steadiness.
+        order_weight: w. Embeddings of one video's frames lie close together, shares do not, and the distance is not
+            free of scale: w says how much the order of frames counts beside what they show.
     """
 
     def __init__(
@@ -44,20 +50,20 @@ class ClipFeatures(FeatureExtractor):
         num_frames: int = 8,
         num_terms: int = 2,
         lags: Sequence[int] = (1, 2, 4),
-        motion_scale: float = 3.0,
+        order_weight: float = 3.0,
     ) -> None:
         super().__init__()
         if num_frames < 2 or num_terms < 1 or num_terms > num_frames:
             raise ValueError(f"num_frames is {num_frames} and num_terms {num_terms}; needed is 2 and 1 or more, n >= k")
-        if any(not 0 < lag < num_frames for lag in lags):
-            raise ValueError(f"lags are {list(lags)}; each has to be between 1 and {num_frames - 1}")
-        if motion_scale <= 0:
-            raise ValueError(f"motion_scale is {motion_scale}; it has to be above 0")
+        if list(lags) != sorted(set(lags)) or any(not 0 < lag < num_frames for lag in lags):
+            raise ValueError(f"lags are {list(lags)}; they have to rise and be between 1 and {num_frames - 1}")
+        if order_weight <= 0:
+            raise ValueError(f"order_weight is {order_weight}; it has to be above 0")
         self.image_text = image_text
         self.num_frames = num_frames
         self.num_terms = num_terms
         self.lags = tuple(lags)
-        self.motion_scale = motion_scale
+        self.order_weight = order_weight
         self.num_features = num_terms * image_text.width + len(self.lags)
 
     @property
@@ -71,16 +77,16 @@ class ClipFeatures(FeatureExtractor):
             "size": "native, resized by the model",
             "terms": self.num_terms,
             "lags": list(self.lags),
-            "motion_scale": self.motion_scale,
+            "order_weight": self.order_weight,
         }
 
     def forward(self, video: Tensor) -> Tensor:
         """(B, 3, T, H, W) in [-1, 1] -> (B, num_terms * E + len(lags)), float32."""
         e = embed_frames(self.image_text, video, self.num_frames).float()  # (B, n, E)
         terms = torch.einsum("kn,bne->bke", self._cosines(e), e)
-        moved = [(e[:, lag:] - e[:, :-lag]).square().sum(-1).mean(1).sqrt() for lag in self.lags]  # (B,) each
-        motion = torch.cat([terms[:, 1:].flatten(1), *[r[:, None] for r in moved]], 1)
-        return torch.cat([terms[:, 0], self.motion_scale * motion], 1)
+        moved = [(e[:, lag:] - e[:, :-lag]).square().sum(-1).mean(1, keepdim=True).sqrt() for lag in self.lags]
+        shares = [self.order_weight * r / (moved[-1] + REST) for r in moved[:-1]]
+        return torch.cat([terms.flatten(1), *moved[-1:], *shares], 1)
 
     def _cosines(self, like: Tensor) -> Tensor:
         """(num_terms, n): row k holds the weights of c_k."""
