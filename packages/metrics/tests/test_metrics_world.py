@@ -57,7 +57,7 @@ def track(motion, frames, centre, radius):
         dx, dy = WORLD["directions"][motion]
         points = [(centre[0] + 8 * dx * (t - 0.5), centre[1] + 8 * dy * (t - 0.5)) for t in u]
     elif motion == "bounce":
-        points = [(centre[0], centre[1] - 2.5 + 10 * abs(t - 0.45)) for t in u]
+        points = [(centre[0], centre[1] + 2.5 - 10 * abs(t - 0.45)) for t in u]
     elif motion == "orbit":
         points = [(centre[0] + 3.5 * math.cos(5.4 * t), centre[1] + 3.5 * math.sin(5.4 * t)) for t in u]
     elif motion in ("grow", "shrink"):
@@ -158,9 +158,18 @@ def test_frozen_clip_is_still(judge):
 
 
 def test_reversed_clip_goes_the_other_way(judge):
-    pairs = {"left": "right", "up": "down", "grow": "shrink", "bounce": "bounce", "orbit": "orbit", "still": "still"}
+    pairs = {"left": "right", "up": "down", "grow": "shrink", "bounce": "bounce", "orbit": None, "still": "still"}
     for motion, other in pairs.items():
         assert judge.read([with_video(one := clip(motion=motion), one.video.flip(1))])[0].motion == other
+
+
+def test_a_bounce_is_off_the_floor_and_an_orbit_clockwise(judge):
+    for motion, axis in (("bounce", 2), ("orbit", 2), ("orbit", 3)):
+        one = clip(motion=motion, size="small", hw=(40, 40))
+        assert judge.read([one])[0].motion == motion
+        assert judge.read([with_video(one, one.video.flip(axis))])[0].motion is None, "mirrored"
+    sideways = clip(motion="bounce", size="small", hw=(40, 40))
+    assert judge.read([with_video(sideways, sideways.video.transpose(2, 3))])[0].motion is None
 
 
 def test_shuffled_and_teleporting_tracks_obey_no_law(judge):

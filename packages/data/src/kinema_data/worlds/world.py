@@ -60,8 +60,8 @@ class Laws:
     jitter: float = 0.03  # radii vary by this share around their class
     speed: tuple[float, float] = (18.0, 30.0)  # px/s
     step: tuple[float, float] = (5.0, 8.0)  # a straight motion covers at least this: below 9 frames, from 9 frames
-    bounce: tuple[float, float] = (8.0, 11.0)  # path to the wall and back, at least
-    turn: tuple[float, float] = (0.4, 0.6)  # when the wall is touched, as a share of the clip
+    bounce: tuple[float, float] = (8.0, 11.0)  # path to the floor and back, at least
+    turn: tuple[float, float] = (0.4, 0.6)  # when the floor is touched, as a share of the clip
     orbit: tuple[float, float] = (3.0, 7.5)  # radius of an orbit
     sweep: tuple[float, float] = (270.0, 360.0)  # degrees of an orbit in one clip
     growth: float = 4 / 3  # grow: radius from 1/growth to growth times the class's; shrink: back

@@ -1,5 +1,7 @@
 """Which law of motion a track obeys: straight, bounce, orbit, growth or rest, by least squares.
 
+A bounce goes down and comes back up, an orbit turns clockwise; others have no name.
+
 Letters: B clips, T frames. Lengths in pixels at scale 1, time runs from 0 to 1 over a clip.
 """
 
@@ -25,7 +27,9 @@ def read_motion(centre: Tensor, log_radius: Tensor, seen: Tensor, world: Mapping
     track, size = centre.double(), log_radius.double()[..., None]
     growth = _fit(time, size, weight)[0][:, 0]  # (B,), change of log radius over the clip
     slope, straight_error = _fit(time, track, weight)
-    bounce_error = torch.stack([_fit((time - turn).abs(), track, weight)[1] for turn in _turns(laws)]).amin(0)
+    bounces = [_fit((time - turn).abs(), track, weight) for turn in _turns(laws)]
+    bounce_error, best = torch.stack([error for _, error in bounces]).min(0)
+    away = torch.stack([factor for factor, _ in bounces])[best, torch.arange(len(best))]  # (B, 2), from the turn
     rest_error = _deviation(track, weight)
     winding, stray = _circle(track, weight)
     flatness = _flatness(track, weight)
@@ -47,7 +51,9 @@ def read_motion(centre: Tensor, log_radius: Tensor, seen: Tensor, world: Mapping
             return "orbit"
         if min(bounce_error[i], straight_error[i]) > 0.5 * rest_error[i]:
             return None
-        return "bounce" if bounce_error[i] < straight_error[i] else names[int(heading[i])]
+        if straight_error[i] <= bounce_error[i]:
+            return names[int(heading[i])]
+        return "bounce" if -away[i, 1] > abs(away[i, 0]) else None
 
     return [name(i) for i in range(len(centre))]
 
@@ -90,7 +96,7 @@ def _circle(track: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The circle fitted to the track (I. Kasa 1976).
 
     Returns:
-        Degrees that the track turns around its centre (B,), and how far the track strays from it, as root mean square
+        Degrees that the track turns clockwise around its centre (B,), and how far the track strays from it, as root mean square
         share of its radius (B,).
     """
     share = weight / weight.sum(1, keepdim=True).clamp(min=1)
@@ -107,4 +113,4 @@ def _circle(track: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     angle = torch.atan2(spoke[..., 1], spoke[..., 0])
     step = torch.remainder(angle.diff(dim=1) + torch.pi, 2 * torch.pi) - torch.pi
     both = weight[:, 1:] * weight[:, :-1]
-    return torch.rad2deg((step * both).sum(1)).abs(), stray
+    return torch.rad2deg((step * both).sum(1)), stray
