@@ -96,8 +96,8 @@ def _circle(track: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The circle fitted to the track (I. Kasa 1976).
 
     Returns:
-        Degrees that the track turns clockwise around its centre (B,), and how far the track strays from it, as root mean square
-        share of its radius (B,).
+        Degrees that the track turns clockwise around its centre (B,), and how far the track strays from it, as root
+        mean square share of its radius (B,).
     """
     share = weight / weight.sum(1, keepdim=True).clamp(min=1)
     points = track - (share[..., None] * track).sum(1, keepdim=True)
