@@ -23,7 +23,7 @@ MOTION_WORDS = {
     "down-left": _straight("down and left", "diagonally to the lower left"),
     "down-right": _straight("down and right", "diagonally to the lower right"),
     "bounce": ("bounces", "bounces off the floor", "drops and bounces back", "hits the floor and comes back"),
-    "orbit": ("orbits", "orbits the middle", "goes round and round", "moves round the middle"),
+    "orbit": ("orbits", "orbits a point", "goes round and round", "moves round a point"),
     "grow": ("grows", "gets bigger", "expands", "grows steadily"),
     "shrink": ("shrinks", "gets smaller", "contracts", "shrinks steadily"),
     "still": ("stays still", "does not move", "rests", "stays in place"),

@@ -1,7 +1,8 @@
 """The world's laws of motion: where the shape is and how large, frame by frame.
 
-The motion's name, the first frame and the speed say all that follows: a bounce is always off the floor, an orbit
-always clockwise around the middle. So one can tell a right video from a wrong one, and a model can learn to.
+The motion's name, the first frame and the speed say all that follows, but for the size of an orbit: a bounce is always
+off the floor, an orbit always clockwise from its top. So one can tell a right video from a wrong one, and a model can
+learn to.
 
 Positions are (x, y) in pixels from the frame's upper left corner; pixel i covers [i, i + 1].
 """
@@ -126,16 +127,15 @@ def _bounce(stage: Stage, path: float, shares: list[float], laws: Laws, random: 
 
 
 def _orbit(stage: Stage, path: float, shares: list[float], laws: Laws, random: Random) -> list[Point]:
-    """Clockwise, on a circle around the middle of where the centre may be."""
+    """Clockwise from the top."""
     least, most = laws.orbit
     most = min(most, min(stage.room) / 2)
     radius = random.uniform(max(least, 0.75 * most), most)
-    x, y = ((low + high) / 2 for low, high in zip(stage.low, stage.high, strict=True))
+    x, y = (random.uniform(low + radius, high - radius) for low, high in zip(stage.low, stage.high, strict=True))
     low, high = (math.radians(degrees) for degrees in laws.sweep)
     sweep = min(max(path / radius, low), high)
-    start = random.uniform(0, 2 * math.pi)
     # y points down: growing angles turn clockwise.
-    angles = [start + share * sweep for share in shares]
+    angles = [-math.pi / 2 + share * sweep for share in shares]
     return [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
 
 
