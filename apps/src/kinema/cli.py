@@ -1,5 +1,6 @@
 """The `kinema` command: it parses and hands over. What a command does lives in the module that its function imports."""
 
+import json
 import sys
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -183,15 +184,28 @@ def animate(
 
 @app.command()
 def evaluate(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[vae MODEL] [KEY=VALUE]...", help="vae: only what a VAE makes of the clips."),
+    ] = None,
     config: Config = None,
-    settings: Settings = None,
+    data: Annotated[str | None, typer.Option(metavar="DIR", help="Folder or manifest of the clips.")] = None,
     seed: Seed = None,
     print_config: PrintConfig = False,
 ) -> None:
-    """Score a model: prompts of a split, generated and compared with its clips."""
+    """Score a model: prompts of a split, generated and compared with its clips; or a VAE's reconstructions."""
+    words = settings or []
+    path = [] if data is None else [f"data={{name: manifest, path: {json.dumps(data)}}}"]
+    if words[:1] == ["vae"]:
+        from kinema.evaluate_vae import evaluate_vae_command
+
+        model = [f"model={word}" for word in words[1:2] if "=" not in word]
+        rest = [*model, *path, *words[1 + len(model) :]]
+        evaluate_vae_command(config, _settings(rest, seed), print_only=print_config)
+        return
     from kinema.evaluate import evaluate_command
 
-    evaluate_command(config, _settings(settings, seed), print_only=print_config)
+    evaluate_command(config, _settings([*path, *words], seed), print_only=print_config)
 
 
 def _settings(words: list[str] | None, seed: int | None) -> list[str]:

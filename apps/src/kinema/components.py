@@ -6,6 +6,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -23,6 +24,9 @@ T = TypeVar("T")
 #: Read off the built components and the data, never set.
 WIDTHS = ("latent_channels", "text_widths", "pooled_widths", "cell_widths", "clip_widths")
 
+#: Keys of any component: where its weights come from. They are no settings, and no part of a model folder.
+FROM = ("weights", "init_from")
+
 
 @cache
 def registries() -> dict[str, Registry[Any]]:
@@ -31,25 +35,43 @@ def registries() -> dict[str, Registry[Any]]:
 
 
 def build(registry: Registry[T], node: Mapping[str, Any], **derived: Any) -> T:
-    """Build the component of a config node, and load its weights where the node has `weights: PATH or URL`.
+    """Build the component of a config node, and load its weights where the node has `weights` or `init_from`.
 
     Args:
         registry: of the component's kind.
-        node: {"name": ..., "weights": ..., **keyword arguments}.
+        node: {"name": ..., "weights": ..., "init_from": ..., **keyword arguments}. `weights` is the path or URL of a
+            file, `init_from` a model folder that has such a component, or a VAE of Wan as diffusers saved it.
         derived: what is read off other components; the constructor gets those that it takes.
 
     Raises:
         ConfigError: an unknown or broken component, an unknown key, a value it refuses, or weights of another one.
     """
     node = check(registry, node)
-    weights = node.pop("weights", None)
+    weights, folder = (node.pop(key, None) for key in FROM)
     try:
         component = registry.build(node, **derived)
     except (ValueError, LookupError) as error:
         raise ConfigError(_prefixed(registry.kind, error)) from error
     if weights is not None:
         load_weights(component, weights, where=f"{registry.kind} {node['name']!r}")
+    if folder is not None:
+        _init_from(component, Path(folder), registry.kind)
     return component
+
+
+def _init_from(module: Any, folder: Path, kind: str) -> None:
+    """Load what `folder` holds of this kind."""
+    if (folder / "config.json").is_file():
+        from kinema_vae import load_wan  # noqa: PLC0415  no listing of components needs it
+
+        try:
+            state = load_wan(folder).state_dict()
+        except ValueError as error:
+            raise ConfigError(f"{kind}.init_from: {error}") from error
+        check_state(state, module, source=f"{kind}.init_from: {folder}")
+        module.load_state_dict(state)
+    else:
+        load_weights(module, str(folder / kind / "model.safetensors"), where=f"{kind}.init_from")
 
 
 def check(registry: Registry[Any], node: Mapping[str, Any], *, where: str | None = None) -> dict[str, Any]:
@@ -73,14 +95,14 @@ def check(registry: Registry[Any], node: Mapping[str, Any], *, where: str | None
     fitted: dict[str, Any] = {"name": name}
     for key, value in node.items():
         path = f"{where}.{key}"
-        if key == "weights" and value is not None:
+        if key in FROM and value is not None:
             fitted[key] = fit(value, str, path)
         elif key in _widths(registry):
             raise ConfigError(f"{path} is read off the other components; remove it from the config")
         elif key in accepted:
             nested = _registry_of(hints.get(key), value)
             fitted[key] = check(nested, value, where=path) if nested else fit(value, hints.get(key, Any), path)
-        elif key not in ("name", "weights"):
+        elif key not in ("name", *FROM):
             settings = [setting for setting in accepted if setting not in _widths(registry)]
             listed = ", ".join(settings) or "none"
             raise ConfigError(f"{path} is no setting of {name!r}{nearest(key, settings)}; it accepts {listed}")

@@ -56,7 +56,7 @@ class Budget:
 
 _FEW_SAMPLES = ("samples.clips=4", "samples.num_steps=4")
 BUDGETS = {
-    "full": Budget(16000, 400, 384, 36, {"finish": ["trainer.max_minutes=10"]}),
+    "full": Budget(16000, 400, 384, 36, {"finish": ["trainer.max_steps=2000", "trainer.max_minutes=20"]}),
     "smoke": Budget(
         400,
         40,
@@ -119,12 +119,14 @@ def _evaluate(stages: "Stages", budget: Budget) -> None:
         "seen": ("train", stages.seed + 3, budget.prompts, ["9x32x32"]),
         "sizes": ("report", stages.seed + 4, budget.per_size * len(SIZES + NEW_SIZES), SIZES + NEW_SIZES),
     }
+    commands: dict[str, list[str]] = {}
     for name, (split, seed, clips, sizes) in made.items():
         options = [f"--split={split}", f"--clips={clips}", f"--sizes={','.join(sizes)}", f"--seed={seed}"]
-        stages.run({f"prompts {name}": ["data", "make-world", f"prompts/{name}", *options]}, seeded=False)
+        commands[f"prompts {name}"] = ["data", "make-world", f"prompts/{name}", *options]
+    stages.run(commands, seeded=False)
 
     world = "metrics.world={name: world, world: world/world.json}"
-    shared = ["model=models/dit", "clip=models/clip", "processes=2", world, *budget.words("evaluate")]
+    shared = ["model=models/dit", "clip=models/clip", world, *budget.words("evaluate")]
     compare = [
         "metrics.fvd={name: fvd}",
         "metrics.score={name: clip_score}",
@@ -143,9 +145,16 @@ def _evaluate(stages: "Stages", budget: Budget) -> None:
         "sizes": ["data.path=prompts/sizes", "rows=[real,generated]", "by_size=true"],
         "vae": ["data.path=world", "data.split=report", "rows=[real,vae]"],
     }
-    for name, words in jobs.items():
-        extra = [] if name == "vae" else ["data.split=null"]
-        stages.run({f"evaluate {name}": ["evaluate", *shared, *words, *extra, f"out=evaluation/{name}"]})
+    # Side by side: each has long parts that keep one core busy.
+    stages.run(
+        {
+            f"evaluate {name}": [
+                *["evaluate", *shared, *words, f"out=evaluation/{name}"],
+                *([] if name == "vae" else ["data.split=null"]),
+            ]
+            for name, words in jobs.items()
+        }
+    )
     stages.run({"generate": ["generate", "models/dit", *PROMPTS, "--out=samples"]})
 
 

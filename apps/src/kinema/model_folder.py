@@ -23,7 +23,7 @@ from kinema_core import Registry
 from safetensors.torch import save_file
 from torch import nn
 
-from kinema.components import WIDTHS, build, derived_widths, load_weights, registries
+from kinema.components import FROM, WIDTHS, build, derived_widths, load_weights, registries
 from kinema.config import Node
 from kinema.errors import ConfigError
 from kinema.yaml_text import read_file
@@ -148,7 +148,7 @@ def _settings(registry: Registry[Any], node: Node) -> dict[str, Any]:
         for key, parameter in registry.parameters(node["name"]).items()
         if parameter.default is not parameter.empty and (key not in WIDTHS or registry.kind == "vae")
     }
-    settings |= {key: value for key, value in node.items() if key not in ("name", "weights")}
+    settings |= {key: value for key, value in node.items() if key not in ("name", *FROM)}
     return _plain(settings)
 
 

@@ -42,6 +42,9 @@ def spelled(hint: Any) -> str:
 
 
 def _any_of(value: Any, hint: Any, choices: tuple[Any, ...], where: str) -> Any:
+    some = [choice for choice in choices if choice is not type(None)]
+    if value is not None and len(some) == 1:
+        return fit(value, some[0], where)  # whose message says more
     # The exact type first: 3 for `float | int` stays 3, "1" for `float | str` stays "1".
     for choice in sorted(choices, key=lambda choice: choice is not type(value)):
         try:

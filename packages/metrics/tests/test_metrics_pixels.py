@@ -7,7 +7,7 @@ import torch
 from kinema_core import Clip, metrics, seeded_normal
 from kinema_core.testing import MetricContract
 
-from kinema_metrics import TorchMetrics, frame_difference, psnr, ssim
+from kinema_metrics import TorchMetrics, frame_difference, psnr, seam_ratio, ssim
 
 
 def video(*key, size=(3, 5, 16, 20)):
@@ -83,3 +83,11 @@ def test_adapter_refuses_what_it_cannot_do():
         metric.update([Clip("a", video("a"))])
     with pytest.raises(ValueError, match="'a' and 'b' have different sizes"):
         metric.update([Clip("a", video("a"))], [Clip("b", video("b", size=(3, 4, 16, 20)))])
+
+
+def test_seam_ratio_by_hand():
+    # A ramp of 1/16 a pixel with a step of 3/16 more at every eighth column: 4 times the step beside it.
+    video = (torch.arange(32) / 16 + 3 / 16 * (torch.arange(32) // 8)).expand(1, 3, 2, 32, 32)
+    assert seam_ratio(video, (64, 8)).item() == pytest.approx(4)
+    assert seam_ratio(video, (64, 5)).item() < 1.6
+    assert seam_ratio(torch.zeros(1, 3, 1, 16, 16), (8, 8)).item() == 1

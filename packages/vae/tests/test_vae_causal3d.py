@@ -135,11 +135,32 @@ class TestSettings:
         same = Causal3D(**PRESETS["demo"])
         assert [p.shape for p in same.parameters()] == [p.shape for p in demo.parameters()]
         assert 0.4e6 < sum(p.numel() for p in demo.parameters()) < 0.6e6
+
+    @pytest.mark.parametrize(
+        ("preset", "stride", "channels", "millions"),
+        [
+            ("small", (4, 8, 8), 16, None),
+            ("high", (8, 32, 32), 128, None),
+            # What diffusers counts in its networks of these settings.
+            ("wan21", (4, 8, 8), 16, 126.9),
+            ("wan22", (4, 16, 16), 48, 704.7),
+        ],
+    )
+    def test_large_presets(self, preset, stride, channels, millions) -> None:
         with torch.device("meta"):
-            large = Causal3D(**PRESETS["stride_4_8_8"])
-            assert large.stride == (4, 8, 8)
-            z = large.encode(torch.zeros(1, 3, 9, 64, 96))
-            assert z.shape == (1, 16, 3, 8, 12) and large.decode(z).shape == (1, 3, 9, 64, 96)
+            vae = Causal3D(preset=preset)
+            assert vae.stride == stride and vae.latent_channels == channels
+            st, sh, sw = stride
+            video = torch.zeros(1, 3, 1 + 2 * st, 2 * sh, 3 * sw)
+            z = vae.encode(video)
+            assert z.shape == (1, channels, 3, 2, 3) and vae.decode(z).shape == video.shape
+        if millions is not None:
+            assert sum(p.numel() for p in vae.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+    def test_what_is_given_goes_over_the_preset(self) -> None:
+        with torch.device("meta"):
+            vae = Causal3D(preset="wan22", widths=(8, 16, 16, 16), num_blocks=1)
+        assert vae.settings["decoder_widths"] == (8, 16, 16, 16) and vae.settings["shortcuts"]
 
     @pytest.mark.parametrize(
         ("kwargs", "message"),
@@ -148,6 +169,10 @@ class TestSettings:
             ({"unshuffle": (4, 4)}, "time, rows, columns"),
             ({"unshuffle": (0, 4, 4)}, "at least 1"),
             ({"num_blocks": 0}, "start at 1"),
+            ({"preset": "huge"}, "preset 'huge' is unknown; known: demo"),
+            ({"layout": "unet"}, "layout 'unet' is unknown"),
+            ({"shortcuts": True}, "shortcuts are for the layout wan"),
+            ({"layout": "wan", "widths": (8, 16), "strides": ((1, 1, 2),)}, "strides of the layout wan"),
         ],
     )
     def test_bad_settings(self, kwargs, message) -> None:

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
-from kinema_core import datasets, diffusions, dits, guidances, samplers, text_encoders, vaes, weights_hash
+from kinema_core import VideoVAE, datasets, diffusions, dits, guidances, samplers, text_encoders, vaes, weights_hash
 from kinema_data import CachedLatents
+from kinema_vae.training import PatchDiscriminator, PerceptualLoss
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
@@ -33,7 +34,7 @@ from kinema.training.evaluations import Evaluation, Measure, measure_clip, measu
 from kinema.training.optim import MakeOptimiser, MuonAdamW, trapezoid
 from kinema.training.schedule import ProgressLine, Schedule
 from kinema.training.settings import CLIPTraining, DiTTraining, OptimSettings, RunSettings, TrainerSettings, VAETraining
-from kinema.training.vae_module import VAEModule, whiten
+from kinema.training.vae_module import FiniteSteps, VAELoss, VAEModule, whiten
 
 T = TypeVar("T", VAETraining, CLIPTraining, DiTTraining)
 
@@ -47,14 +48,14 @@ def train_vae(
         return
     vae = build(vaes, config.vae)
     dataset = Remembered(build(datasets, config.data))
-    module = VAEModule(vae, l1=config.l1, kl=config.kl, seed=config.seed, optimiser=_optimiser(config.optim))
+    module = _vae_module(vae, config)
     position = BatchPosition()
     data = BudgetDataModule(
         dataset,
         pixels,
         budget=config.batch_pixels,
         seed=config.seed,
-        sizes_per_step=1,
+        sizes_per_step=config.sizes_per_step,
         position=position,
     )
     validation = _some(config.validation, config.validation_clips)
@@ -63,7 +64,7 @@ def train_vae(
         whiten(vae.eval(), readable(dataset, config.whitening_clips))
         save_model(config.run.out, {"vae": (config.vae, vae)}, facts=_facts(config, trainer, run))
 
-    _fit("vae", config, module, data, position, measure_vae(vae, validation), finish, resume)
+    _fit("vae", config, module, data, position, measure_vae(vae, validation), finish, resume, more=[FiniteSteps()])
 
 
 def train_clip(
@@ -170,6 +171,7 @@ def _fit(
     finish: Callable[[pl.Trainer, Run], None],
     resume: str | None,
     tags: Mapping[str, str] | None = None,
+    more: Sequence[pl.Callback] = (),
 ) -> None:
     """What all trainings share: the run's folder and record, the schedule, EMA, checkpoints, and the fit itself."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips are not ours
@@ -198,6 +200,7 @@ def _fit(
             schedule,
             ema,
             position,
+            *more,
             ProgressLine(schedule),
             Evaluation(measure, ema, schedule, every=settings.evaluate_every),
             Checkpointing(run.folder, every_minutes=settings.checkpoint_minutes),
@@ -221,6 +224,22 @@ def _fit(
     if isinstance(launcher, _SubprocessScriptLauncher):
         for process in launcher.procs:  # else the other ranks outlive the command
             process.wait()
+
+
+def _vae_module(vae: VideoVAE, config: VAETraining) -> VAEModule:
+    perceptual, gan = config.perceptual, config.gan
+    try:
+        network = PerceptualLoss(perceptual.network, perceptual.weights) if perceptual.weight else None
+    except ValueError as error:
+        raise UserError(f"perceptual: {error}") from error
+    return VAEModule(
+        vae,
+        weights=VAELoss(config.l1, config.kl, config.wavelet, perceptual.weight, gan.weight, gan.start),
+        perceptual=network,
+        discriminator=PatchDiscriminator(gan.width, gan.layers) if gan.weight else None,
+        seed=config.seed,
+        optimiser=_optimiser(config.optim),
+    )
 
 
 def _configured(schema: type[T], file: str | None, overrides: Sequence[str], print_only: bool) -> T | None:

@@ -59,18 +59,48 @@ class RunSettings:
 
 
 @dataclass
+class PerceptualSettings:
+    """A loss in the features of an image network; 0: none.
+
+    `network` is lpips or a timm model, `weights` a file with the latter's. Both need `pip install 'kinema-vae[train]'`.
+    """
+
+    weight: float = 0.0
+    network: str = "lpips"
+    weights: str | None = None
+
+
+@dataclass
+class GANSettings:
+    """A discriminator of video patches, from step `start` on; 0: none. `width` channels in its first layer."""
+
+    weight: float = 0.0
+    start: int = 10000
+    width: int = 32
+    layers: int = 3
+
+
+@dataclass
 class VAETraining:
-    """`kinema train vae`: mean squared error + `l1` times absolute error + `kl` times the divergence from N(0, 1)."""
+    """`kinema train vae`: mean squared error + `l1` times absolute error + `kl` times the divergence from N(0, 1).
+
+    And, where their weights are not 0: `wavelet` times the absolute error of Haar coefficients, a perceptual and an
+    adversarial loss. `vae.init_from` is a model folder, or a diffusers folder of a Wan VAE, to go on from.
+    """
 
     seed: int = 0
     vae: dict[str, Any] = component("vae", name="causal3d")
     data: dict[str, Any] = component("dataset", name="manifest", path="world", split="train")
     validation: dict[str, Any] | None = component("dataset", name="manifest", path="world", split="choose")
     batch_pixels: int = 73728
+    sizes_per_step: int = 1
     validation_clips: int = 64
     whitening_clips: int = 256
     l1: float = 0.2
     kl: float = 1e-4
+    wavelet: float = 0.0
+    perceptual: PerceptualSettings = field(default_factory=PerceptualSettings)
+    gan: GANSettings = field(default_factory=GANSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     trainer: TrainerSettings = field(default_factory=lambda: TrainerSettings(max_steps=10000))
     run: RunSettings = field(default_factory=lambda: RunSettings(out="models/vae"))

@@ -6,7 +6,7 @@ from kinema_metrics.clip_score import ClipFrameConsistency, ClipScore
 from kinema_metrics.frechet import frechet_distance, frechet_from_features, kernel_distance
 from kinema_metrics.fvd import FVD
 from kinema_metrics.passes import video_features
-from kinema_metrics.pixels import frame_difference, psnr, ssim
+from kinema_metrics.pixels import frame_difference, psnr, seam_ratio, ssim
 from kinema_metrics.retrieval import ClipRetrieval, retrieval_accuracy
 from kinema_metrics.state import ScoringMetric
 from kinema_metrics.world import ATTRIBUTES, Judge, Reading, WorldAccuracy, interval
@@ -30,6 +30,7 @@ __all__ = [
     "kernel_distance",
     "psnr",
     "retrieval_accuracy",
+    "seam_ratio",
     "ssim",
     "video_features",
 ]

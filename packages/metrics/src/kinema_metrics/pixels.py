@@ -1,5 +1,6 @@
 """Measures on pixels, one value a clip. Letters: B clips, T H W frames, rows, columns in pixels; values in [-1, 1]."""
 
+import torch
 from einops import rearrange
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -43,6 +44,25 @@ def frame_difference(video: Tensor) -> Tensor:
     if video.shape[2] == 1:
         return video.new_zeros(len(video))
     return video.diff(dim=2).abs().flatten(1).mean(1) / RANGE
+
+
+def seam_ratio(video: Tensor, tile: tuple[int, int]) -> Tensor:
+    """How much more a video (B, 3, T, H, W) changes across the borders of tiles than beside them: (B,); 1 is no seam.
+
+    The mean |difference| of the two pixels on either side of a border over that of the pairs before and after it. A
+    picture has edges of its own there: compare with the same ratio of the original.
+
+    Args:
+        tile: rows and columns of a tile, which begin in the upper left corner.
+    """
+    across, beside = video.new_zeros(len(video)), video.new_zeros(len(video))
+    for dim, size in ((3, tile[0]), (4, tile[1])):
+        steps = video.diff(dim=dim).abs().movedim(dim, 1)  # step i is between pixels i and i + 1
+        borders = [i for i in range(size - 1, steps.shape[1] - 1, size) if i > 0]
+        across = across + steps[:, borders].flatten(1).sum(1)
+        for shift in (-1, 1):
+            beside = beside + steps[:, [i + shift for i in borders]].flatten(1).sum(1) / 2
+    return torch.where(beside > 0, across / beside.clamp(min=1e-12), torch.ones_like(beside))
 
 
 def _check_pair(video: Tensor, reference: Tensor) -> None:

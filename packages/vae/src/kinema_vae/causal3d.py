@@ -1,68 +1,42 @@
-"""A causal 3D convolutional VAE.
-
-Its outline is that of the Wan 2.1 VAE (causal convolutions, RMS normalisation over channels, whitened latents); its
-front end folds blocks of pixels into channels, so that little is computed at full resolution.
+"""A causal 3D convolutional VAE, in our own layout or in that of the Wan VAEs.
 
 Letters: B clips, C channels, T H W frames, rows, columns in pixels, t h w in latents.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from kinema_core import VideoVAE
 from torch import Tensor, nn
 
-from kinema_vae.layers import (
-    CausalConv3d,
-    CausalSequence,
-    NormAct,
-    Past,
-    ResidualBlock,
-    conv_shuffle,
-    unshuffle_conv,
-)
-
-#: Keyword arguments of `Causal3D`: `demo` trains in minutes on a CPU (0.5 M parameters, one latent cell a 4 x 4 x 4
-#: block); `stride_4_8_8` has the proportions of the large open models' VAEs.
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "demo": {
-            "latent_channels": 12,
-            "unshuffle": (4, 4, 4),
-            "strides": (),
-            "widths": (64,),
-            "num_blocks": 1,
-        },
-        "stride_4_8_8": {
-            "latent_channels": 16,
-            "unshuffle": (1, 2, 2),
-            "strides": ((2, 2, 2), (2, 2, 2)),
-            "widths": (96, 192, 384),
-            "num_blocks": 2,
-        },
-    }
-)
+from kinema_vae.layers import Past
+from kinema_vae.presets import PRESETS
+from kinema_vae.shuffle_layout import shuffle_decoder, shuffle_encoder
+from kinema_vae.wan_layout import wan_decoder, wan_encoder
 
 
 class Causal3D(VideoVAE):
     """Compresses 1 + st n frames into 1 + n latent frames, each a function of its own and earlier frames only.
 
-    The first latent frame codes the first frame alone, so an image is a video of one frame. The defaults are
-    `PRESETS["demo"]`.
+    The first latent frame codes the first frame alone, so an image is a video of one frame.
 
     Args:
+        preset: one of `PRESETS`, the settings that are not given.
+        layout: "shuffle" folds blocks of pixels into channels and computes at low resolution; "wan" has strided
+            convolutions and attention within frames in the middle, as the Wan VAEs have.
         latent_channels: C of the latents.
         unshuffle: (frames, rows, columns) of the block of pixels that is folded into channels first.
         strides: (time, rows, columns) by which the grid is coarsened from each level to the next; one less than
-            `widths`. With `unshuffle` their product is the stride of the whole.
+            `widths`. With `unshuffle` their product is the stride of the whole. In "wan" (1, 2, 2) or (2, 2, 2).
         widths: channels at each level, finest first.
+        decoder_widths: of the decoder, where they differ.
         num_blocks: residual blocks a level.
+        shortcuts: "wan" only: an average or a copy beside every level, as in Wan 2.2.
 
     Raises:
-        ValueError: `strides` and `widths` do not fit, or a number is below 1.
+        ValueError: settings that do not fit each other, a number below 1, or an unknown preset or layout.
     """
 
     streams = True
@@ -70,30 +44,34 @@ class Causal3D(VideoVAE):
     def __init__(
         self,
         *,
-        latent_channels: int = 12,
-        unshuffle: Sequence[int] = (4, 4, 4),
-        strides: Sequence[Sequence[int]] = (),
-        widths: Sequence[int] = (64,),
-        num_blocks: int = 1,
+        preset: str = "demo",
+        layout: str | None = None,
+        latent_channels: int | None = None,
+        unshuffle: Sequence[int] | None = None,
+        strides: Sequence[Sequence[int]] | None = None,
+        widths: Sequence[int] | None = None,
+        decoder_widths: Sequence[int] | None = None,
+        num_blocks: int | None = None,
+        shortcuts: bool | None = None,
     ) -> None:
         super().__init__()
-        front, steps = _triple(unshuffle), [_triple(stride) for stride in strides]
-        if len(steps) != len(widths) - 1:
-            raise ValueError(
-                f"{len(widths)} widths need {len(widths) - 1} strides between them, not {len(steps)}: "
-                f"widths {list(widths)}, strides {[list(step) for step in steps]}"
-            )
-        if min(latent_channels, num_blocks, *widths) < 1:
-            raise ValueError(
-                f"latent_channels {latent_channels}, num_blocks {num_blocks} and widths {list(widths)} start at 1"
-            )
-        self.latent_channels = latent_channels
+        given = {key: value for key, value in locals().items() if key in _SETTINGS and value is not None}
+        self.settings = resolved(preset, given)
+        front, steps = self.settings["unshuffle"], self.settings["strides"]
+        self.latent_channels = self.settings["latent_channels"]
         st, sh, sw = (prod(factors) for factors in zip(front, *steps, strict=True))
         self.stride = (st, sh, sw)
-        self.encoder = _encoder(latent_channels, front, steps, widths, num_blocks)
-        self.decoder = _decoder(latent_channels, front, steps, widths, num_blocks)
-        self.register_buffer("latent_mean", torch.zeros(latent_channels))
-        self.register_buffer("latent_std", torch.ones(latent_channels))
+        shared = (self.latent_channels, front, steps)
+        blocks = self.settings["num_blocks"]
+        if self.settings["layout"] == "wan":
+            rest = (blocks, self.settings["shortcuts"])
+            self.encoder = wan_encoder(*shared, self.settings["widths"], *rest)
+            self.decoder = wan_decoder(*shared, self.settings["decoder_widths"], *rest)
+        else:
+            self.encoder = shuffle_encoder(*shared, self.settings["widths"], blocks)
+            self.decoder = shuffle_decoder(*shared, self.settings["decoder_widths"], blocks)
+        self.register_buffer("latent_mean", torch.zeros(self.latent_channels))
+        self.register_buffer("latent_std", torch.ones(self.latent_channels))
 
     def encode(self, video: Tensor) -> Tensor:
         """(B, 3, 1 + st n, H, W) in [-1, 1] -> the whitened mean (B, C, 1 + n, h, w)."""
@@ -166,37 +144,43 @@ class Causal3D(VideoVAE):
         return values.view(-1, 1, 1, 1)
 
 
-def _encoder(
-    latent_channels: int,
-    front: tuple[int, int, int],
-    steps: Sequence[tuple[int, int, int]],
-    widths: Sequence[int],
-    num_blocks: int,
-) -> CausalSequence:
-    """(B, 3, T, H, W) -> mean and log variance in one (B, 2 C, t, h, w)."""
-    layers: list[nn.Module] = []
-    for before, width, stride in zip((3, *widths), widths, (front, *steps), strict=False):
-        layers += unshuffle_conv(before, width, stride)
-        layers += [ResidualBlock(width) for _ in range(num_blocks)]
-    # Without this normalisation a VAE learns faster, but its latents have heavy tails that a diffusion model learns
-    # far more slowly (packages/vae/README.md).
-    return CausalSequence([*layers, NormAct(widths[-1]), CausalConv3d(widths[-1], 2 * latent_channels)])
+_SETTINGS = ("layout", "latent_channels", "unshuffle", "strides", "widths", "decoder_widths", "num_blocks", "shortcuts")
 
 
-def _decoder(
-    latent_channels: int,
-    front: tuple[int, int, int],
-    steps: Sequence[tuple[int, int, int]],
-    widths: Sequence[int],
-    num_blocks: int,
-) -> CausalSequence:
-    """(B, C, t, h, w) -> (B, 3, T, H, W): the encoder's levels in reverse."""
-    layers: list[nn.Module] = [CausalConv3d(latent_channels, widths[-1])]
-    for width, after, stride in zip(widths[::-1], (*widths[-2::-1], 3), (*steps[::-1], front), strict=True):
-        layers += [ResidualBlock(width) for _ in range(num_blocks)]
-        layers += [NormAct(width)] if after == 3 else []
-        layers += conv_shuffle(width, after, stride)
-    return CausalSequence(layers)
+def resolved(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a network: those given, the others as in the preset. ValueError as `Causal3D` raises it."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset {preset!r} is unknown; known: {', '.join(PRESETS)}")
+    all_of = {"layout": "shuffle", "shortcuts": False, **PRESETS[preset], **given}
+    widths = tuple(all_of["widths"])
+    # The decoder's widths of a preset belong to the encoder's of that preset.
+    follows = "decoder_widths" not in given and ("widths" in given or "decoder_widths" not in all_of)
+    decoder_widths = widths if follows else tuple(all_of["decoder_widths"])
+    strides = tuple(_triple(stride) for stride in all_of["strides"])
+    all_of.update(unshuffle=_triple(all_of["unshuffle"]), strides=strides, widths=widths, decoder_widths=decoder_widths)
+    for some in (widths, decoder_widths):
+        if len(strides) != len(some) - 1:
+            raise ValueError(
+                f"{len(some)} widths need {len(some) - 1} strides between them, not {len(strides)}: "
+                f"widths {list(some)}, strides {[list(stride) for stride in strides]}"
+            )
+    if min(all_of["latent_channels"], all_of["num_blocks"], *widths, *decoder_widths) < 1:
+        raise ValueError(
+            f"latent_channels {all_of['latent_channels']}, num_blocks {all_of['num_blocks']}, widths {list(widths)} "
+            f"and decoder_widths {list(decoder_widths)} start at 1"
+        )
+    _check_layout(all_of)
+    return all_of
+
+
+def _check_layout(settings: Mapping[str, Any]) -> None:
+    layout, strides = settings["layout"], settings["strides"]
+    if layout not in ("shuffle", "wan"):
+        raise ValueError(f"layout {layout!r} is unknown; known: shuffle, wan")
+    if layout == "shuffle" and settings["shortcuts"]:
+        raise ValueError("shortcuts are for the layout wan")
+    if layout == "wan" and any(stride not in ((1, 2, 2), (2, 2, 2)) for stride in strides):
+        raise ValueError(f"strides of the layout wan are (1, 2, 2) or (2, 2, 2), not {[list(s) for s in strides]}")
 
 
 def _triple(values: Sequence[int]) -> tuple[int, int, int]:

@@ -32,52 +32,75 @@ class CausalSequence(nn.ModuleList):
 class CausalConv3d(nn.Conv3d):
     """A 3D convolution of stride 1, zero-padded in space, that looks back in time only.
 
-    Before the first frame it sees copies of the first frame, as if the video had been still until then. So an image and
-    the first frame of a video are the same.
+    Before the first frame it sees copies of the first frame, as if the video had been still until then, or zeros.
+    Either way an image and the first frame of a video are the same.
 
     Args:
         in_channels, out_channels: C before and after.
         kernel: extent in (time, rows, columns); rows and columns odd.
+        blank: zeros come before the first frame.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int] = (3, 3, 3)) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: tuple[int, int, int] = (3, 3, 3), *, blank: bool = False
+    ) -> None:
         super().__init__(in_channels, out_channels, kernel, padding=(0, kernel[1] // 2, kernel[2] // 2))
         self.memory = kernel[0] - 1
+        self.blank = blank
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
         """(B, C, T, H, W) -> (B, C', T, H, W); remembers the last kernel - 1 input frames."""
+        if self.memory == 0:
+            return super().forward(x), ()
         if past is None:
-            past = x[:, :, :1].expand(-1, -1, self.memory, -1, -1)
+            first = torch.zeros_like(x[:, :, :1]) if self.blank else x[:, :, :1]
+            past = first.expand(-1, -1, self.memory, -1, -1)
         x = torch.cat([past, x], dim=2)
         # The clone lets go of the other frames, which a view would keep in memory.
         return super().forward(x), x[:, :, x.shape[2] - self.memory :].clone()
 
 
-class NormAct(nn.Module):
-    """RMS normalisation over the channels of each position, then SiLU. Without statistics over time it is causal."""
+class RMSNorm(nn.Module):
+    """RMS normalisation over the channels of each position. Without statistics over time it is causal."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x: Tensor, _: Past = None) -> tuple[Tensor, Past]:
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> the same shape."""
+        # Squares in float32: in bfloat16 a mean over channels is off by a percent.
+        scale = torch.rsqrt(x.square().mean(dim=1, keepdim=True, dtype=torch.float32) + 1e-12).to(x.dtype)
+        return x * scale * self.gain.view(-1, 1, 1, 1)
+
+
+class NormAct(RMSNorm):
+    """`RMSNorm`, then SiLU."""
+
+    def forward(self, x: Tensor, _: Past = None) -> tuple[Tensor, Past]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """(B, C, T, H, W) -> the same shape; remembers nothing."""
-        scale = torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-6)
-        return nn.functional.silu(x * scale * self.gain.view(-1, 1, 1, 1)), ()
+        return nn.functional.silu(super().forward(x)), ()
 
 
 class ResidualBlock(nn.Module):
-    """x + two causal 3 x 3 x 3 convolutions of its C channels, each after `NormAct`."""
+    """x + two causal 3 x 3 x 3 convolutions of it, each after `NormAct`; x mapped linearly where the widths differ."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, blank: bool = False) -> None:
         super().__init__()
-        convolutions = [CausalConv3d(channels, channels) for _ in range(2)]
-        self.body = CausalSequence([layer for conv in convolutions for layer in (NormAct(channels), conv)])
+        self.body = CausalSequence(
+            [
+                NormAct(in_channels),
+                CausalConv3d(in_channels, out_channels, blank=blank),
+                NormAct(out_channels),
+                CausalConv3d(out_channels, out_channels, blank=blank),
+            ]
+        )
+        self.shortcut = nn.Conv3d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
-        """(B, C, T, H, W) -> the same shape."""
+        """(B, C, T, H, W) -> (B, C', T, H, W)."""
         change, past = self.body(x, past)
-        return x + change, past
+        return self.shortcut(x) + change, past
 
 
 class Unshuffle(nn.Module):

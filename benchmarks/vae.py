@@ -1,0 +1,144 @@
+"""`causal3d` in Wan's layout against diffusers' `AutoencoderKLWan`: same widths and weights, same run.
+
+    python benchmarks/vae.py [--quick]
+
+Speed is frames a second of encoding and decoding, both networks in turn in each round, as a ratio of medians. Memory is
+the peak of the process over what it holds once the model is loaded, each in a process of its own. The last line is one
+JSON object; its encode_ratio, decode_ratio (ours over theirs, at 128 px) and memory_ratio are what the project tracks.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from statistics import median
+
+import torch
+from diffusers import AutoencoderKLWan
+from kinema_vae import load_wan
+from torch import nn
+
+WIDTH = 32
+#: Frames and pixels a side.
+FULL = ((17, 64), (33, 64), (17, 128), (33, 128), (17, 256))
+QUICK = ((17, 64), (9, 128))
+
+
+class Theirs(nn.Module):
+    """diffusers' network with the two calls that are compared."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.model = AutoencoderKLWan.from_pretrained(folder).eval()
+
+    def encode(self, video: torch.Tensor) -> torch.Tensor:
+        return self.model.encode(video).latent_dist.mean
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return self.model.decode(z).sample
+
+
+def network(who: str, folder: str) -> nn.Module:
+    """ "ours" or "theirs" with the folder's weights."""
+    return load_wan(folder) if who == "ours" else Theirs(folder)
+
+
+def video_of(frames: int, size: int) -> torch.Tensor:
+    return torch.rand(1, 3, frames, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@torch.inference_mode()
+def speeds(folder: str, frames: int, size: int, rounds: int, dtype: torch.dtype) -> dict[str, float]:
+    """Frames a second by who and what, medians of `rounds` taken in turn."""
+    models = {who: network(who, folder).to(dtype) for who in ("ours", "theirs")}
+    video = video_of(frames, size).to(dtype)
+    latents = {who: model.encode(video) for who, model in models.items()}
+    seconds: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for who, model in models.items():
+            for what, call, x in (("encode", model.encode, video), ("decode", model.decode, latents[who])):
+                began = time.perf_counter()
+                call(x)
+                seconds.setdefault(f"{who} {what}", []).append(time.perf_counter() - began)
+    return {key: frames / median(values) for key, values in seconds.items()}
+
+
+def convolution_rate(size: int) -> float:
+    """Billions of multiplications a second in a plain 3 x 3 x 3 convolution: the machine's own rate."""
+    x, w = torch.rand(1, WIDTH, 6, size, size), torch.rand(WIDTH, WIDTH, 3, 3, 3)
+    with torch.inference_mode():
+        seconds = []
+        for _ in range(5):
+            began = time.perf_counter()
+            y = nn.functional.conv3d(x, w, padding=(0, 1, 1))
+            seconds.append(time.perf_counter() - began)
+    return y.numel() * WIDTH * 27 / median(seconds) / 1e9
+
+
+@torch.inference_mode()
+def peak(who: str, folder: str, frames: int, size: int) -> None:
+    """Print by how many MB encoding and decoding raise this process's peak."""
+    model, video = network(who, folder), video_of(frames, size)
+    model.decode(model.encode(video[:, :, :1, :16, :16]))  # what libraries load at first use
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model.decode(model.encode(video))
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def memory(folder: str, frames: int, size: int) -> dict[str, float]:
+    """Megabytes by who, each in its own process."""
+    call = [sys.executable, __file__, "--peak-frames", str(frames), "--peak-size", str(size), "--folder", folder]
+    return {
+        who: float(subprocess.run([*call, "--who", who], check=True, capture_output=True, text=True).stdout.split()[-1])
+        for who in ("ours", "theirs")
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="under two minutes")
+    for name in ("--who", "--folder"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    for name in ("--peak-frames", "--peak-size"):
+        parser.add_argument(name, type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.who:
+        peak(args.who, args.folder, args.peak_frames, args.peak_size)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        AutoencoderKLWan(base_dim=WIDTH).save_pretrained(folder)
+        print(json.dumps(measure(folder, quick=args.quick)))
+
+
+def measure(folder: str, *, quick: bool) -> dict[str, float]:
+    """All figures; prints each as it is known."""
+    figures: dict[str, float] = {}
+    rounds = 3 if quick else 5
+    for dtype in (torch.float32,) if quick else (torch.float32, torch.bfloat16):
+        short = str(dtype).removeprefix("torch.")
+        for frames, size in QUICK if quick else FULL:
+            found = speeds(folder, frames, size, rounds, dtype)
+            for what in ("encode", "decode"):
+                ratio = found[f"ours {what}"] / found[f"theirs {what}"]
+                print(
+                    f"{short} {frames}x{size}x{size} {what}: ours {found[f'ours {what}']:.1f}, "
+                    f"theirs {found[f'theirs {what}']:.1f} frames/s, ratio {ratio:.2f}",
+                    flush=True,
+                )
+                figures[f"{short}/{frames}x{size}/{what}"] = ratio
+                if dtype == torch.float32 and size == 128:
+                    figures[f"{what}_ratio"] = ratio
+    print(f"plain convolution, {WIDTH} channels, 128 px: {convolution_rate(128):.0f} G multiplications/s", flush=True)
+    for frames, size in ((5, 256),) if quick else ((9, 256), (9, 384)):
+        found = memory(folder, frames, size)
+        figures[f"memory/{frames}x{size}"] = figures["memory_ratio"] = found["ours"] / found["theirs"]
+        print(f"{frames}x{size}x{size} peak: ours {found['ours']:.0f}, theirs {found['theirs']:.0f} MB", flush=True)
+    return figures
+
+
+if __name__ == "__main__":
+    main()
