@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from statistics import median
 
 import torch
@@ -97,6 +98,37 @@ def memory(folder: str, frames: int, size: int) -> dict[str, float]:
     }
 
 
+@torch.inference_mode()
+def stream(folder: str, frames: int, size: int) -> None:
+    """Print the peak in MB above the loaded model of coding a video in pieces, and the growth of the time a piece."""
+    model, generator = load_wan(folder), torch.Generator().manual_seed(0)
+
+    def pieces() -> Iterator[torch.Tensor]:
+        yield torch.rand(1, 3, 1, size, size, generator=generator)
+        for _ in range((frames - 1) // 4):
+            yield torch.rand(1, 3, 4, size, size, generator=generator)
+
+    before, seconds, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, [], time.perf_counter()
+    for _ in model.decode_stream(model.encode_stream(pieces())):
+        seconds.append(time.perf_counter() - began)
+        began = time.perf_counter()
+    quarter = len(seconds) // 4
+    print(
+        (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+        median(seconds[-quarter:]) / median(seconds[2 : 2 + quarter]),
+    )
+
+
+def durations(folder: str, short: int, long: int, size: int) -> tuple[float, float]:
+    """Peak memory of a long over that of a short video; the time of a late piece of the long over an early one's."""
+    found = []
+    for frames in (short, long):
+        call = [sys.executable, __file__, "--stream", "--peak-frames", str(frames), "--peak-size", str(size)]
+        out = subprocess.run([*call, "--folder", folder], check=True, capture_output=True, text=True).stdout
+        found.append([float(x) for x in out.split()[-2:]])
+    return found[1][0] / found[0][0], found[1][1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under two minutes")
@@ -104,7 +136,11 @@ def main() -> None:
         parser.add_argument(name, help=argparse.SUPPRESS)
     for name in ("--peak-frames", "--peak-size"):
         parser.add_argument(name, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--stream", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.stream:
+        stream(args.folder, args.peak_frames, args.peak_size)
+        return
     if args.who:
         peak(args.who, args.folder, args.peak_frames, args.peak_size)
         return
@@ -137,6 +173,10 @@ def measure(folder: str, *, quick: bool) -> dict[str, float]:
         found = memory(folder, frames, size)
         figures[f"memory/{frames}x{size}"] = figures["memory_ratio"] = found["ours"] / found["theirs"]
         print(f"{frames}x{size}x{size} peak: ours {found['ours']:.0f}, theirs {found['theirs']:.0f} MB", flush=True)
+    long = 385 if quick else 1441
+    figures["duration_memory_ratio"], figures["duration_time_ratio"] = durations(folder, 97, long, 32)
+    print(f"{long} frames over 97: memory {figures['duration_memory_ratio']:.2f}", flush=True)
+    print(f"a late piece over an early one: time {figures['duration_time_ratio']:.2f}", flush=True)
     return figures
 
 

@@ -9,10 +9,11 @@ import pytest
 import timm
 import torch
 from kinema.components import build
-from kinema.errors import ConfigError
+from kinema.errors import ConfigError, UserError
 from kinema.evaluate_vae import by_size, evaluate_vae_command
 from kinema.model_folder import load_model
 from kinema.training import VAEModule
+from kinema.training.data_module import Remembered, readable
 from kinema.training.run import train_vae
 from kinema.training.vae_module import FiniteSteps, VAELoss
 from kinema_core import Clip, seeded_normal, vaes
@@ -103,6 +104,24 @@ def test_steps_with_nan_are_left_out_and_counted():
 
     assert equal(states[0], states[1]) and equal(states[1], states[2]) and not equal(states[2], states[3])
     assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+def test_pixels_outside_the_range_are_refused():
+    class Bytes:
+        def __len__(self):
+            return 1
+
+        def info(self, index):
+            raise NotImplementedError
+
+        def __getitem__(self, index):
+            return Clip("photo", torch.full((3, 1, 8, 8), 255.0), 8.0)
+
+    message = r"clip 'photo' has values from 255 to 255; a dataset gives pixels in \[-1, 1\]"
+    with pytest.raises(UserError, match=message):
+        Remembered(Bytes())[0]
+    with pytest.raises(UserError, match=message):
+        readable(Bytes(), 1)
 
 
 def test_all_losses_by_config(folder, capsys):

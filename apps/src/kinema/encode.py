@@ -11,6 +11,7 @@ from kinema.components import build
 from kinema.config import load_config, print_config, validate_components
 from kinema.errors import UserError
 from kinema.model_folder import load_model
+from kinema.training.data_module import in_range
 from kinema.training.settings import Encoding
 
 CAPTIONS_AT_ONCE = 256
@@ -72,7 +73,7 @@ def _batches(dataset: ClipDataset, batch_pixels: int, bad: list[BadClip]) -> Ite
             clips = []
             for i in members[start : start + most]:
                 try:
-                    clips.append(dataset[i])
+                    clips.append(in_range(dataset[i]))
                 except BadClip as error:
                     bad.append(error)
             if clips:

@@ -111,6 +111,27 @@ class TestStreams:
         with pytest.raises(ValueError, match="temporal stride of 4"):
             list(stream)
 
+    @pytest.mark.parametrize("pixels", [64, 2500])
+    def test_pieces_within_a_call_change_nothing(self, pixels, monkeypatch) -> None:
+        vae, video = small(**SINGLE), seeded_normal((2, 3, 13, 12, 8), 0).clamp(-1, 1)
+        z = vae.encode(video)
+        again = vae.decode(z)
+        monkeypatch.setattr("kinema_vae.causal3d.PIECE_PIXELS", pixels)
+        lengths = []
+        encode = vae.encoder.forward
+        monkeypatch.setattr(vae.encoder, "forward", lambda x, past: lengths.append(x.shape[2]) or encode(x, past))
+        with torch.no_grad():
+            assert largest_difference(vae.encode(video), z) < 1e-5
+            assert largest_difference(vae.decode(z), again) < 1e-5
+        assert lengths == {64: [1, 4, 4, 4], 2500: [9, 4]}[pixels]
+
+    def test_wrong_channels_are_refused(self) -> None:
+        vae = small(**SINGLE)
+        with pytest.raises(ValueError, match="a video has 3 channels, red, green and blue, not 4"):
+            vae.encode(torch.zeros(1, 4, 1, 8, 8))
+        with pytest.raises(ValueError, match="latents have 12 channels, not 3"):
+            vae.decode(torch.zeros(1, 3, 1, 2, 2))
+
 
 class TestSettings:
     def test_the_folded_pixels_alone_are_lossless(self) -> None:

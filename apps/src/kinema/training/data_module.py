@@ -11,6 +11,7 @@ from kinema_data import BadClip, Batch, ReplacingDataset, SkipLog, TokenBudgetSa
 from torch.utils.data import DataLoader
 
 from kinema.checkpointing import BatchPosition
+from kinema.errors import UserError
 
 Size = tuple[int, int, int]
 
@@ -98,10 +99,22 @@ class Remembered:
         """The clip, with values on the grid of 8-bit pixels that it was stored with."""
         index = int(index)
         if index not in self._clips:
-            clip = self.dataset[index]
+            clip = in_range(self.dataset[index])
             self._clips[index] = replace(clip, video=to_uint8(clip.video))
         clip = self._clips[index]
         return replace(clip, video=to_float(clip.video))
+
+
+def in_range(clip: Clip) -> Clip:
+    """The clip, if its values are pixels in [-1, 1].
+
+    Raises:
+        UserError: a dataset gave something else, such as 0 to 255.
+    """
+    low, high = (value.item() for value in clip.video.aminmax())
+    if not (low >= -1.001 and high <= 1.001):
+        raise UserError(f"clip {clip.id!r} has values from {low:.4g} to {high:.4g}; a dataset gives pixels in [-1, 1]")
+    return clip
 
 
 def readable(dataset: Any, count: int) -> list[Clip]:
@@ -111,5 +124,5 @@ def readable(dataset: Any, count: int) -> list[Clip]:
         if len(clips) == count:
             break
         with suppress(BadClip):
-            clips.append(dataset[i])
+            clips.append(in_range(dataset[i]))
     return clips

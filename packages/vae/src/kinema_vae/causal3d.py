@@ -16,6 +16,10 @@ from kinema_vae.presets import PRESETS
 from kinema_vae.shuffle_layout import shuffle_decoder, shuffle_encoder
 from kinema_vae.wan_layout import wan_decoder, wan_encoder
 
+#: Pixels of a piece of a video that `encode` and `decode` compute at once when no gradients are kept. Pieces give the
+#: same result; smaller ones need less memory, and much smaller ones more time.
+PIECE_PIXELS = 1 << 18
+
 
 class Causal3D(VideoVAE):
     """Compresses 1 + st n frames into 1 + n latent frames, each a function of its own and earlier frames only.
@@ -75,7 +79,12 @@ class Causal3D(VideoVAE):
 
     def encode(self, video: Tensor) -> Tensor:
         """(B, 3, 1 + st n, H, W) in [-1, 1] -> the whitened mean (B, C, 1 + n, h, w)."""
-        return self._whiten(self.posterior(video)[0])
+        self.latent_grid(*video.shape[2:])  # raises where the video has no latents
+        later = self.stride[0] * self._at_once(video.shape[0] * video.shape[3] * video.shape[4])
+        first = later - self.stride[0] + 1
+        rest = video[:, :, first:]
+        pieces = [video[:, :, :first], *(rest.split(later, dim=2) if rest.shape[2] else ())]
+        return torch.cat(list(self.encode_stream(pieces)), dim=2)
 
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, 1 + st n, H, W) -> (mean, log variance) before whitening, each (B, C, 1 + n, h, w)."""
@@ -85,7 +94,8 @@ class Causal3D(VideoVAE):
 
     def decode(self, z: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Whitened (B, C, t, h, w) -> (B, 3, 1 + st (t - 1), H, W), about [-1, 1]; cropped to `size` where given."""
-        return next(self.decode_stream([z], size))
+        pixels = z.shape[0] * z.shape[3] * z.shape[4] * self.stride[1] * self.stride[2]
+        return torch.cat(list(self.decode_stream(z.split(self._at_once(pixels), dim=2), size)), dim=2)
 
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Encode a video piece by piece, exactly as the whole; what is remembered does not grow with its length.
@@ -108,10 +118,18 @@ class Causal3D(VideoVAE):
         """Decode (B, C, n, h, w), any n >= 1 a piece, exactly as the whole: 1 + st (n - 1) frames, then st n each."""
         past: Past = None
         for z in latents:
+            if z.shape[1] != self.latent_channels:
+                raise ValueError(f"latents have {self.latent_channels} channels, not {z.shape[1]}")
             video, past = self.decoder(
                 z * self._per_channel(self.latent_std) + self._per_channel(self.latent_mean), past
             )
             yield video if size is None else video[..., : size[0], : size[1]]
+
+    def _at_once(self, pixels: int) -> int:
+        """How many latent frames are computed together, for so many pixels a frame: all where gradients are kept."""
+        if torch.is_grad_enabled():
+            return 1 << 30
+        return max(1, PIECE_PIXELS // (self.stride[0] * pixels))
 
     def set_whitening(self, mean: Tensor, std: Tensor) -> None:
         """Set the mean and standard deviation (C,) of the unwhitened mean over a data set.
@@ -131,6 +149,8 @@ class Causal3D(VideoVAE):
         return self.decoder[-2].weight
 
     def _posterior(self, video: Tensor, past: Past) -> tuple[tuple[Tensor, Tensor], Past]:
+        if video.shape[1] != 3:
+            raise ValueError(f"a video has 3 channels, red, green and blue, not {video.shape[1]}")
         _, sh, sw = self.stride
         pad = (0, -video.shape[4] % sw, 0, -video.shape[3] % sh, 0, 0)
         moments, past = self.encoder(nn.functional.pad(video, pad, mode="replicate"), past)

@@ -93,8 +93,11 @@ class DiffusersWanVAE(DiffusersVAE):
         latent_channels: C of the latents.
         width: channels of the first level, which `mult` multiplies.
         mult: of each level, finest first; each level but the last halves rows and columns.
-        over_time: which of those halve the frames too.
+        over_time: which of those halve the frames too: two, for diffusers feeds this network four frames at a time.
         num_blocks: residual blocks a level.
+
+    Raises:
+        ValueError: as `DiffusersVAE`, or time is not compressed by 4.
     """
 
     def __init__(
@@ -106,6 +109,10 @@ class DiffusersWanVAE(DiffusersVAE):
         over_time: Sequence[bool] = (False, True, True),
         num_blocks: int = 2,
     ) -> None:
+        if len(over_time) != len(mult) - 1 or sum(over_time) != 2:
+            raise ValueError(
+                f"over_time is {list(over_time)}; {len(mult)} levels need {len(mult) - 1}, two of them true"
+            )
         config = {
             "base_dim": width,
             "z_dim": latent_channels,
@@ -149,7 +156,7 @@ def _loaded(folder: str) -> Any:
 
 def _stride(model: Any) -> tuple[int, int, int]:
     def found(*names: str) -> int | None:
-        values = [getattr(model, name, None) or model.config.get(name) for name in names]
+        values = [model.config.get(name) or vars(model).get(name) for name in names]
         return next((int(value) for value in values if isinstance(value, int | float)), None)
 
     blocks = model.config.get("block_out_channels")
@@ -165,8 +172,7 @@ def _whitening(model: Any, channels: int) -> tuple[Tensor, Tensor]:
     settings = model.config
 
     def values(name: str, other: float) -> Tensor:
-        found = getattr(model, name, None)
-        found = settings.get(name) if found is None else found
+        found = dict(model.named_buffers()).get(name, settings.get(name))
         return torch.full((channels,), other) if found is None else torch.as_tensor(found).float().flatten().clone()
 
     mean = values("latents_mean", settings.get("shift_factor") or 0.0)
