@@ -98,3 +98,18 @@ def test_a_world_is_made(kinema, tmp_path):
     code, out, _ = kinema("data", "make-world", str(tmp_path / "world"), "--clips", "3", "--seed", "1")
     assert code == 0 and "wrote 3 clips" in out
     assert len((tmp_path / "world" / "manifest.jsonl").read_text().splitlines()) == 3
+
+
+def test_evaluate_vae_takes_the_model_and_the_data_by_place(kinema):
+    code, out, err = kinema("evaluate", "vae", "models/other", "--data", "clips", "tile=64", "--print-config")
+    config = yaml.safe_load(out)
+    assert (code, err) == (0, "")
+    assert config["model"] == "models/other" and config["tile"] == 64
+    assert config["data"]["path"] == "clips" and config["data"]["name"] == "manifest"
+    code, out, err = kinema("evaluate", "--data", "clips", "clips=3", "--print-config")
+    assert code == 0 and yaml.safe_load(out)["data"]["path"] == "clips" and "processes" in yaml.safe_load(out)
+
+
+def test_evaluate_vae_without_a_model(kinema):
+    code, _, err = kinema("evaluate", "vae", "nowhere")
+    assert code == 2 and err.count("\n") == 1 and "nowhere" in err
