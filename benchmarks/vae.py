@@ -8,13 +8,14 @@ JSON object; its encode_ratio, decode_ratio (ours over theirs, at 128 px) and me
 """
 
 import argparse
+import gc
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -45,6 +46,19 @@ class Theirs(nn.Module):
 def network(who: str, folder: str) -> nn.Module:
     """ "ours" or "theirs" with the folder's weights."""
     return load_wan(folder) if who == "ours" else Theirs(folder)
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held since `fresh_peak`, in MB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def fresh_peak() -> float:
+    """Forget the peak so far (Linux); what is held now, in MB."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory()
 
 
 def video_of(frames: int, size: int) -> torch.Tensor:
@@ -84,9 +98,9 @@ def peak(who: str, folder: str, frames: int, size: int) -> None:
     """Print by how many MB encoding and decoding raise this process's peak."""
     model, video = network(who, folder), video_of(frames, size)
     model.decode(model.encode(video[:, :, :1, :16, :16]))  # what libraries load at first use
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = fresh_peak()
     model.decode(model.encode(video))
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(peak_memory() - before)
 
 
 def memory(folder: str, frames: int, size: int) -> dict[str, float]:
@@ -108,13 +122,13 @@ def stream(folder: str, frames: int, size: int) -> None:
         for _ in range((frames - 1) // 4):
             yield torch.rand(1, 3, 4, size, size, generator=generator)
 
-    before, seconds, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, [], time.perf_counter()
+    before, seconds, began = fresh_peak(), [], time.perf_counter()
     for _ in model.decode_stream(model.encode_stream(pieces())):
         seconds.append(time.perf_counter() - began)
         began = time.perf_counter()
     quarter = len(seconds) // 4
     print(
-        (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+        peak_memory() - before,
         median(seconds[-quarter:]) / median(seconds[2 : 2 + quarter]),
     )
 
