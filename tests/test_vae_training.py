@@ -111,9 +111,6 @@ def test_pixels_outside_the_range_are_refused():
         def __len__(self):
             return 1
 
-        def info(self, index):
-            raise NotImplementedError
-
         def __getitem__(self, index):
             return Clip("photo", torch.full((3, 1, 8, 8), 255.0), 8.0)
 

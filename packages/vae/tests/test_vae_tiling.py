@@ -18,11 +18,6 @@ def convolutional() -> Causal3D:
     return vae
 
 
-def attentive() -> Causal3D:
-    torch.manual_seed(0)
-    return Causal3D(preset="wan21", widths=(8, 8, 16, 16), num_blocks=1, latent_channels=4)
-
-
 class TestExact(VAEContract):
     def make(self) -> TiledVAE:
         return TiledVAE(convolutional(), tile=16)

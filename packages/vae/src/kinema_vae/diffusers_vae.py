@@ -3,6 +3,7 @@
 Letters: B clips, C channels, T H W frames, rows, columns in pixels, t h w in latents.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,6 @@ def _class(name: str) -> Any:
 
 
 def _loaded(folder: str) -> Any:
-    import json  # noqa: PLC0415
-
     file = Path(folder) / "config.json"
     if not file.is_file():
         raise ValueError(f"{folder} holds no config.json; give the folder of a VAE that diffusers saved")

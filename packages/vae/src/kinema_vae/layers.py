@@ -103,6 +103,18 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + change, past
 
 
+def folded(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
+    """Blocks of cells to channels: (B, C, t st, h sh, w sw) -> (B, C st sh sw, t, h, w)."""
+    st, sh, sw = stride
+    return rearrange(x, "b c (t st) (h sh) (w sw) -> b (c st sh sw) t h w", st=st, sh=sh, sw=sw)
+
+
+def unfolded(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
+    """The inverse of `folded`."""
+    st, sh, sw = stride
+    return rearrange(x, "b (c st sh sw) t h w -> b c (t st) (h sh) (w sw)", st=st, sh=sh, sw=sw)
+
+
 class Unshuffle(nn.Module):
     """Pixels to channels over space and time, without loss: (B, C, T, H, W) -> (B, C st sh sw, t, h, w).
 
@@ -116,10 +128,9 @@ class Unshuffle(nn.Module):
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
         """T is 1 + st n at the start of a video, st n later; H and W are multiples of sh and sw."""
-        st, sh, sw = self.stride
         if past is None:
-            x = torch.cat([x[:, :, :1].expand(-1, -1, st - 1, -1, -1), x], dim=2)
-        return rearrange(x, "b c (t st) (h sh) (w sw) -> b (c st sh sw) t h w", st=st, sh=sh, sw=sw), ()
+            x = torch.cat([x[:, :, :1].expand(-1, -1, self.stride[0] - 1, -1, -1), x], dim=2)
+        return folded(x, self.stride), ()
 
 
 class Shuffle(nn.Module):
@@ -131,9 +142,8 @@ class Shuffle(nn.Module):
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
         """(B, C st sh sw, t, h, w) -> (B, C, T, H, W)."""
-        st, sh, sw = self.stride
-        x = rearrange(x, "b (c st sh sw) t h w -> b c (t st) (h sh) (w sw)", st=st, sh=sh, sw=sw)
-        return (x[:, :, st - 1 :] if past is None else x), ()
+        x = unfolded(x, self.stride)
+        return (x[:, :, self.stride[0] - 1 :] if past is None else x), ()
 
 
 def unshuffle_conv(in_channels: int, out_channels: int, stride: tuple[int, int, int]) -> list[nn.Module]:

@@ -14,7 +14,18 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kinema_vae.layers import CausalConv3d, CausalSequence, NormAct, Past, ResidualBlock, RMSNorm, Shuffle, Unshuffle
+from kinema_vae.layers import (
+    CausalConv3d,
+    CausalSequence,
+    NormAct,
+    Past,
+    ResidualBlock,
+    RMSNorm,
+    Shuffle,
+    Unshuffle,
+    folded,
+    unfolded,
+)
 
 Stride = tuple[int, int, int]
 
@@ -179,10 +190,8 @@ class AverageDown(nn.Module):
 
     def forward(self, x: Tensor, starts: bool) -> Tensor:
         """(B, C, T, H, W) -> (B, C', T', H', W')."""
-        st, sh, sw = self.stride
-        x = functional.pad(x, (0, 0, 0, 0, st - 1, 0)) if starts else x
-        x = rearrange(x, "b c (t st) (h sh) (w sw) -> b (c st sh sw) t h w", st=st, sh=sh, sw=sw)
-        return x.unflatten(1, (self.out_channels, -1)).mean(2)
+        x = functional.pad(x, (0, 0, 0, 0, self.stride[0] - 1, 0)) if starts else x
+        return folded(x, self.stride).unflatten(1, (self.out_channels, -1)).mean(2)
 
 
 class CopyUp(nn.Module):
@@ -196,10 +205,8 @@ class CopyUp(nn.Module):
 
     def forward(self, x: Tensor, starts: bool) -> Tensor:
         """(B, C, T, H, W) -> (B, C', T', H', W')."""
-        st, sh, sw = self.stride
-        x = x.repeat_interleave(self.repeats, dim=1)
-        x = rearrange(x, "b (c st sh sw) t h w -> b c (t st) (h sh) (w sw)", st=st, sh=sh, sw=sw)
-        return x[:, :, st - 1 :] if starts else x
+        x = unfolded(x.repeat_interleave(self.repeats, dim=1), self.stride)
+        return x[:, :, self.stride[0] - 1 :] if starts else x
 
 
 def _doubled(x: Tensor) -> Tensor:

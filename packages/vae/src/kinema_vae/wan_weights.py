@@ -115,7 +115,6 @@ def _config(vae: Causal3D) -> dict[str, Any]:
             f"{list(widths)} and {list(other)}"
         )
     patch = settings["unshuffle"][1]
-    folds = patch > 1
     return {
         "_class_name": CLASS_NAME,
         "base_dim": base,
@@ -131,7 +130,7 @@ def _config(vae: Causal3D) -> dict[str, Any]:
         "is_residual": settings["shortcuts"],
         "in_channels": 3 * patch**2,
         "out_channels": 3 * patch**2,
-        "patch_size": patch if folds else None,
+        "patch_size": patch if patch > 1 else None,
         "scale_factor_temporal": vae.stride[0],
         "scale_factor_spatial": vae.stride[1],
     }
