@@ -155,13 +155,18 @@ def _shuffled(clip: Clip, seed: int) -> Clip:
     return replace(clip, video=clip.video[:, order])
 
 
-def _track(config: EvaluationSettings, report: dict[str, Any], picture: Tensor, out: Path) -> None:
+def open_tracker(config: Any) -> MlflowTracker:
+    """The record of an evaluation, as its settings' `run` says, with the settings in it."""
+    run: RunSettings = config.run
     tracker = MlflowTracker(
-        Path(config.run.dir) / (config.run.id or new_run_id("evaluate")),
-        experiment=config.run.experiment,
-        uri=config.run.tracking_uri,
+        Path(run.dir) / (run.id or new_run_id("evaluate")), experiment=run.experiment, uri=run.tracking_uri
     )
     tracker.log_config(config)
+    return tracker
+
+
+def _track(config: EvaluationSettings, report: dict[str, Any], picture: Tensor, out: Path) -> None:
+    tracker = open_tracker(config)
     for row, figures in report["rows"].items():
         tracker.log_metrics({f"{row}/{name}": value for name, value in figures.items()})
     tracker.log_file(out / "report.json")

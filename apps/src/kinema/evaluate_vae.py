@@ -15,12 +15,11 @@ from torch import Tensor
 
 from kinema.components import build
 from kinema.config import component, component_set, load_config, print_config
+from kinema.evaluate import open_tracker
 from kinema.model_folder import load_model
 from kinema.pipeline import reconstruct
-from kinema.runs import new_run_id
 from kinema.scoring import build_metrics, load_clip, score, table
 from kinema.sheet import sheet
-from kinema.tracking import MlflowTracker
 from kinema.training.data_module import readable
 from kinema.training.settings import RunSettings
 
@@ -131,12 +130,7 @@ def _write_videos(pairs: Sequence[tuple[Clip, Clip]], out: Path, count: int) -> 
 
 
 def _track(config: VAEEvaluation, report: dict[str, Any], picture: Tensor, files: Sequence[Path]) -> None:
-    tracker = MlflowTracker(
-        Path(config.run.dir) / (config.run.id or new_run_id("evaluate")),
-        experiment=config.run.experiment,
-        uri=config.run.tracking_uri,
-    )
-    tracker.log_config(config)
+    tracker = open_tracker(config)
     for size, figures in {"all": report["all"], **report["sizes"]}.items():
         tracker.log_metrics({f"vae/{size}/{name}": value for name, value in figures.items()})
     for file in files:
