@@ -78,8 +78,9 @@ def test_what_was_not_delivered_is_delivered_by_the_next_process(tmp_path):
 
 
 def test_a_tracker_without_the_run_gets_all_from_the_first(tmp_path):
-    tracker = Tracker()
-    Outbox(tmp_path / "metrics.jsonl", tracker).put({"n": 0})
+    first = Outbox(tmp_path / "metrics.jsonl", Tracker())
+    first.put({"n": 0})
+    assert first.flush(60)  # or its thread would still be at work on the files that the next one opens
     again = Tracker()
     again.new = True
     box = Outbox(tmp_path / "metrics.jsonl", again)

@@ -74,10 +74,10 @@ def test_adaptive_weight_makes_the_pulls_equal():
 
 
 class TestPerceptual:
-    @pytest.fixture(scope="class")
-    def weights(self, tmp_path_factory):
+    @pytest.fixture
+    def weights(self, tmp_path):
         torch.manual_seed(0)
-        path = tmp_path_factory.mktemp("timm") / "resnet10t.safetensors"
+        path = tmp_path / "resnet10t.safetensors"
         save_file(timm.create_model("resnet10t", features_only=True).state_dict(), path)
         return str(path)
 
