@@ -1,10 +1,13 @@
 """`causal3d` in Wan's layout against diffusers' `AutoencoderKLWan`: same widths and weights, same run.
 
-    python benchmarks/vae.py [--quick]
+    python benchmarks/vae.py [--quick | --large]
 
 Speed is frames a second of encoding and decoding, both networks in turn in each round, as a ratio of medians. Memory is
 the peak of the process over what it holds once the model is loaded, each in a process of its own. The last line is one
 JSON object; its encode_ratio, decode_ratio (ours over theirs, at 128 px) and memory_ratio are what the project tracks.
+
+`--large` has the network of Wan 2.1 code a clip of 1080p and an image of 2048 x 2048 tile by tile, and says how much
+memory the process took in all: most of an hour on two cores.
 """
 
 import argparse
@@ -20,10 +23,12 @@ from statistics import median
 
 import torch
 from diffusers import AutoencoderKLWan
-from kinema_vae import load_wan
+from kinema_vae import Causal3D, TiledVAE, load_wan
 from torch import nn
 
 WIDTH = 32
+#: Frames, rows and columns of `--large`, and its tiles.
+LARGE, TILE = ((5, 1080, 1920), (1, 2048, 2048)), 384
 #: Frames and pixels a side.
 FULL = ((17, 64), (33, 64), (17, 128), (33, 128), (17, 256))
 QUICK = ((17, 64), (9, 128))
@@ -143,15 +148,47 @@ def durations(folder: str, short: int, long: int, size: int) -> tuple[float, flo
     return found[1][0] / found[0][0], found[1][1]
 
 
+@torch.inference_mode()
+def large(frames: int, height: int, width: int) -> None:
+    """Print the minutes and the process's peak in GiB of coding a video tile by tile."""
+    torch.manual_seed(0)
+    model, began = TiledVAE(Causal3D(preset="wan21").eval(), TILE), time.perf_counter()
+    video = torch.rand(1, 3, frames, height, width) * 2 - 1
+    decoded = model.decode(model.encode(video), (height, width))
+    assert decoded.shape == video.shape and decoded.isfinite().all()
+    print((time.perf_counter() - began) / 60, peak_memory() / 1024)
+
+
+def measure_large() -> dict[str, float]:
+    """Minutes and GiB of each of `LARGE`, in a process of its own."""
+    figures: dict[str, float] = {}
+    for shape in LARGE:
+        call = [sys.executable, __file__, "--shape", *map(str, shape)]
+        out = subprocess.run(call, check=True, capture_output=True, text=True).stdout
+        minutes, peak = (float(x) for x in out.split()[-2:])
+        name = "x".join(map(str, shape))
+        print(f"{name}: {minutes:.1f} min, {peak:.2f} GiB", flush=True)
+        figures.update({f"large/{name}/minutes": minutes, f"large/{name}/gib": peak})
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under two minutes")
+    parser.add_argument("--large", action="store_true", help="1080p, by tiles")
+    parser.add_argument("--shape", type=int, nargs=3, help=argparse.SUPPRESS)
     for name in ("--who", "--folder"):
         parser.add_argument(name, help=argparse.SUPPRESS)
     for name in ("--peak-frames", "--peak-size"):
         parser.add_argument(name, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--stream", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.shape:
+        large(*args.shape)
+        return
+    if args.large:
+        print(json.dumps(measure_large()))
+        return
     if args.stream:
         stream(args.folder, args.peak_frames, args.peak_size)
         return

@@ -99,6 +99,10 @@ def make_world(
     sizes: Annotated[str, typer.Option(help="Frames x height x width of the prompts' clips.")] = "9x32x32",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    scale: Annotated[int, typer.Option(min=1, help="Multiplies every length; 2: frames of 64 pixels and more.")] = 1,
+    texture: Annotated[float, typer.Option(min=0, help="Strength of the patterns, in levels of 255.")] = 0,
+    noise: Annotated[float, typer.Option(min=0, help="Deviation of the camera's noise, in levels of 255.")] = 0,
+    camera: Annotated[float, typer.Option(min=0, help="Pixels a second that the background passes by.")] = 0,
 ) -> None:
     """Write a dataset of captioned clips of moving shapes, with exact ground truth.
 
@@ -106,7 +110,8 @@ def make_world(
     """
     from kinema.made_world import make_world_command
 
-    make_world_command(out, clips=clips, split=split, sizes=sizes, workers=workers, seed=seed)
+    look = {"texture": texture, "noise": noise, "camera": camera}
+    make_world_command(out, clips=clips, split=split, sizes=sizes, workers=workers, seed=seed, scale=scale, look=look)
 
 
 def _train_command(kind: str, summary: str) -> None:

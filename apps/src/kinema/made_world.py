@@ -1,13 +1,26 @@
 """`kinema data make-world`."""
 
-from kinema_data.worlds import make_prompts, make_world
+from collections.abc import Mapping
+
+from kinema_data.worlds import Look, make_prompts, make_world
 from rich.progress import Progress
 
 from kinema.sizes import parse_size
 
 
-def make_world_command(out: str, *, clips: int, split: str | None, sizes: str, workers: int, seed: int) -> None:
+def make_world_command(
+    out: str,
+    *,
+    clips: int,
+    split: str | None,
+    sizes: str,
+    workers: int,
+    seed: int,
+    scale: int,
+    look: Mapping[str, float],
+) -> None:
     """A world of all splits; with `split` evaluation prompts of it and their clips, at `sizes` in turn."""
+    shared = {"num_clips": clips, "seed": seed, "scale": scale, "look": Look(**look)}
     with Progress(transient=True) as progress:
         bar = progress.add_task("clips", total=clips)
 
@@ -15,8 +28,8 @@ def make_world_command(out: str, *, clips: int, split: str | None, sizes: str, w
             progress.update(bar, completed=done)
 
         if split is None:
-            make_world(out, num_clips=clips, seed=seed, num_workers=workers, progress=advance)
+            make_world(out, num_workers=workers, progress=advance, **shared)
         else:
             wanted = [parse_size(size) for size in sizes.split(",")]
-            make_prompts(out, num_clips=clips, split=split, seed=seed, sizes=wanted, progress=advance)
+            make_prompts(out, split=split, sizes=wanted, progress=advance, **shared)
     print(f"wrote {clips} clips, manifest.jsonl and world.json to {out}")

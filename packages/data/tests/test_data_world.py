@@ -1,5 +1,6 @@
 """The made world: splits, laws of motion, captions, and pixels against ground truth measured another way."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -12,6 +13,7 @@ from kinema_core.testing import DatasetContract
 from kinema_data.worlds import (
     FRAME_RATES,
     TRAIN_SIZES,
+    Look,
     ShapesDataset,
     World,
     draw_scene,
@@ -47,6 +49,8 @@ def test_bad_arguments_are_named():
         ShapesDataset(5, split="test")
     with pytest.raises(ValueError, match="got 0"):
         World(0)
+    with pytest.raises(ValueError, match=r"noise -1\.0"):
+        ShapesDataset(5, noise=-1.0)
     with pytest.raises(ValueError, match="fits 8x8"):
         prompts(WORLD, "train", 1, 0, sizes=[(9, 8, 8)])
 
@@ -261,3 +265,64 @@ def test_scale_multiplies_the_picture():
     assert large.video.shape[2] == 4 * small.video.shape[2]
     pooled = torch.nn.functional.avg_pool3d(large.video[None], (1, 4, 4))[0]
     assert (pooled - small.video).abs().mean() < 0.01
+
+
+def levels(count: int, **look: float) -> list[torch.Tensor]:
+    """Videos (T, H, W, 3) of `count` clips, in levels."""
+    world = World(2, Look(**look))
+    scenes = prompts(world, "train", count, 0, sizes=[(9, 64, 96)])
+    return [frames.float() for frames in render_frames(scenes)]
+
+
+def on_grey(videos: list[torch.Tensor], flat: list[torch.Tensor]) -> list[torch.Tensor]:
+    """What is added where flat colours are far from black and white, by clip: (T, H, W)."""
+    clips = [(v - f)[..., 1] for v, f in zip(videos, flat, strict=True) if (f[0, 0, 0] - 128).abs().max() < 5]
+    assert len(clips) > 5
+    return clips
+
+
+def test_texture_and_noise_have_the_strength_that_was_asked_for():
+    flat = levels(30)
+    texture = on_grey(levels(30, texture=12), flat)
+    noise = on_grey(levels(30, noise=5), flat)
+    assert torch.stack([t[:, :8].square().mean() for t in texture]).mean().sqrt().item() == pytest.approx(12, rel=0.1)
+    assert torch.stack([n[:, :8].square().mean() for n in noise]).mean().sqrt().item() == pytest.approx(5, rel=0.02)
+    one, other = noise[0][0].flatten(), noise[0][1].flatten()
+    assert torch.corrcoef(torch.stack([one, other]))[0, 1].abs() < 0.05, "drawn anew in every frame"
+    assert levels(3, texture=12, noise=5)[2].equal(levels(3, texture=12, noise=5)[2])
+
+
+def moved(picture: torch.Tensor, x: float, y: float) -> torch.Tensor:
+    """(H, W), moved right and down by some pixels."""
+    height, width = picture.shape
+    step = torch.tensor([[[1.0, 0, -2 * x / width], [0, 1, -2 * y / height]]])
+    grid = torch.nn.functional.affine_grid(step, [1, 1, height, width], align_corners=False)
+    return torch.nn.functional.grid_sample(picture[None, None], grid, mode="bicubic", align_corners=False)[0, 0]
+
+
+def test_the_background_passes_at_the_speed_of_the_camera():
+    """A frame moved in the best of all directions fits the next one best at the camera's speed."""
+    world = World(2, Look(texture=20, camera=9))
+    scenes = [s for s in prompts(world, "train", 60, 0, sizes=[(9, 64, 96)]) if s.attributes["background"] == "grey"]
+    flat = render_frames([dataclasses.replace(s, world=World(2)) for s in scenes])
+    turns, totals = [], dict.fromkeys((0, 0.5, 1, 1.5, 2), 0.0)
+    for scene, video, plain in zip(scenes, render_frames(scenes), flat, strict=True):
+        thing = (plain != plain[0, 0, 0]).any(-1).any(0)
+        there = torch.nn.functional.max_pool2d(thing[None].float(), 13, 1, 6)[0, 6:-6, 6:-6] == 0  # not near the object
+        one, other = video[0, ..., 0].float(), video[1, ..., 0].float()
+        for times in totals:
+            step = times * 9 * 2 / scene.frame_rate
+            errors = {}
+            for turn in torch.linspace(0, 2 * math.pi, 33)[:-1].tolist():
+                error = moved(one, step * math.cos(turn), step * math.sin(turn)) - other
+                errors[turn] = error[6:-6, 6:-6][there].square().mean().item()
+            totals[times] += min(errors.values())
+            turns += [min(errors, key=errors.__getitem__)] if times == 1 else []
+    assert min(totals, key=totals.__getitem__) == 1 and totals[1] < 0.2 * totals[0]
+    assert len(turns) > 10 and torch.tensor(turns).std() > 1, "in all directions"
+
+
+def test_without_a_camera_the_texture_rests():
+    scenes = [s for s in prompts(WORLD, "train", 60, 0) if s.attributes["motion"] == "still"]
+    still = render_frames([dataclasses.replace(s, world=World(1, Look(texture=20))) for s in scenes])
+    assert still and all(video[0].equal(video[-1]) for video in still)

@@ -1,5 +1,7 @@
 """Tiles: equal to the whole frame where the network is convolutional, close to it where it attends; in pieces too."""
 
+import math
+
 import pytest
 import torch
 from kinema_core import seeded_normal
@@ -67,10 +69,38 @@ def test_the_margin_is_no_larger_than_needed():
     assert all(have - 1 <= need <= have for need, have in zip(found, tiled.reach[1], strict=True))
 
 
+def attentive() -> Causal3D:
+    torch.manual_seed(0)
+    return Causal3D(preset="wan21", widths=(8, 16, 32, 32), num_blocks=1, latent_channels=8)
+
+
+def steps_at(video: torch.Tensor, places: list[int], axis: int) -> float:
+    """The mean step between neighbouring pixels at these places."""
+    steps = video.diff(dim=axis).abs()
+    return steps.index_select(axis, torch.tensor([p - 1 for p in places])).mean().item()
+
+
+@pytest.mark.parametrize("size", [(137, 291), (264, 101), (219, 173), (165, 250), (163, 225)])
+@torch.no_grad()
+def test_faded_tiles_are_close_to_the_whole_and_show_no_seams(size):
+    vae = attentive()
+    tiled = TiledVAE(vae, tile=128)
+    video = torch.nn.functional.avg_pool3d(seeded_normal((1, 3, 1, *size), 0), (1, 5, 5), 1, (0, 2, 2)).clamp(-1, 1)
+    z = vae.encode(video)
+    whole, decoded = vae.decode(z, size), tiled.decode(z, size)
+    assert not decoded.equal(whole), "several tiles"
+    for found, right in ((decoded, whole), (tiled.encode(video), z)):
+        error = (found - right).square().mean().sqrt().item()
+        assert 20 * math.log10((right.max() - right.min()).item() / error) >= 45
+    for axis in (3, 4):
+        borders = list(range(128, whole.shape[axis] - 16, 128))
+        assert not borders or steps_at(decoded, borders, axis) <= 1.05 * steps_at(whole, borders, axis)
+
+
 @pytest.mark.parametrize("cells", [1, 5, 8, 9, 17, 40])
 def test_weights_of_faded_tiles_add_up_to_one(cells):
     total = torch.zeros(cells * 3)
-    for span in faded(cells, 6, 3):
+    for span in faded(cells, 6, 3, 2):
         assert 0 <= span.start <= span.low < span.high <= span.stop <= cells
         total[span.low * 3 : span.high * 3] += span.weight(3)
     assert torch.allclose(total, torch.ones_like(total))

@@ -1,8 +1,9 @@
 """Layers that see no future frame and run in pieces.
 
 Every layer here is called as `y, past = layer(x, past)` with x (B, C, T, H, W). `past` is what the layer has to
-remember of the frames before x: None at the start of a video, otherwise what it returned for the piece before. No layer
-keeps state of its own, so pieces of several videos may be interleaved, and a video run in pieces equals the whole.
+remember of the frames before x: None at the start of a video, otherwise what it returned for the piece before, which
+is used up: each layer's part is let go as it is read, or a piece would need the memory of two pasts. No layer keeps
+state of its own, so pieces of several videos may be interleaved, and a video run in pieces equals the whole.
 """
 
 from math import prod
@@ -13,20 +14,20 @@ from einops import rearrange
 from torch import Tensor, nn
 
 #: None at the start of a video; otherwise nested as the layers are.
-Past: TypeAlias = "Tensor | tuple[Past, ...] | None"
+Past: TypeAlias = "Tensor | list[Past] | tuple[()] | None"
 
 
 class CausalSequence(nn.ModuleList):
-    """Layers one after the other; its past is the tuple of theirs."""
+    """Layers one after the other; its past is the list of theirs."""
 
     def forward(self, x: Tensor, past: Past = None) -> tuple[Tensor, Past]:
         """x (B, C, T, H, W) -> the last layer's output, and what to remember."""
-        pasts = (None,) * len(self) if past is None else past
+        pasts: list[Past] = [None] * len(self) if past is None else past
         kept: list[Past] = []
-        for layer, before in zip(self, pasts, strict=True):
-            x, after = layer(x, before)
+        for layer in self:
+            x, after = layer(x, pasts.pop(0))
             kept.append(after)
-        return x, tuple(kept)
+        return x, kept
 
 
 class CausalConv3d(nn.Conv3d):

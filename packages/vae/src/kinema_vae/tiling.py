@@ -3,10 +3,11 @@
 Letters: B clips, C channels, T H W frames, rows, columns in pixels, t h w in latents.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from math import ceil
+from typing import TypeAlias
 
 import torch
 from kinema_core import VideoVAE
@@ -15,18 +16,22 @@ from torch import Tensor, nn
 from kinema_vae.layers import CausalConv3d, Shuffle, Unshuffle
 from kinema_vae.wan_layout import FrameAttention
 
+#: Makes the output of a tile, given its number and its part of the frame.
+RunTile: TypeAlias = Callable[[int, Tensor], Tensor]
+
 
 class TiledVAE(VideoVAE):
     """A VAE that is given one tile of the frame at a time.
 
     A network of convolutions gives what the whole frame would: each tile comes with a margin as wide as the network
     sees, which is cut off its output. Where positions of a frame see each other however far apart (attention), or the
-    network is not one of ours, tiles overlap by `overlap` and fade into each other, which is close but not equal.
+    network is not one of ours, tiles see `overlap` more and fade into each other over as much, which is close but not
+    equal: on a small network in Wan's layout 50 dB and more for an overlap of 32 pixels, 35 for 16.
 
     Args:
         vae: any VAE. Tiles have its stride's multiples as borders.
         tile: rows and columns of a tile in pixels, without its margin or overlap.
-        overlap: of faded tiles, as a share of `tile`, up to a half.
+        overlap: of faded tiles, as a share of `tile`, up to a half: the width of the fade, and of a margin beyond it.
 
     Raises:
         ValueError: a tile smaller than a latent cell, or an overlap outside (0, 0.5].
@@ -47,7 +52,7 @@ class TiledVAE(VideoVAE):
     def encode(self, video: Tensor) -> Tensor:
         """As the VAE's; tile by tile."""
         self.latent_grid(*video.shape[2:])
-        return next(self.encode_stream([video]))
+        return self._encoded(video, lambda _, part: self.vae.encode(part))
 
     def posterior(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """The VAE's own, of the whole frame: training needs all of it."""
@@ -55,7 +60,7 @@ class TiledVAE(VideoVAE):
 
     def decode(self, z: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """As the VAE's; tile by tile."""
-        return next(self.decode_stream([z], size))
+        return self._decoded(z, lambda _, part: self.vae.decode(part), size)
 
     def set_whitening(self, mean: Tensor, std: Tensor) -> None:
         """The VAE's own."""
@@ -68,26 +73,53 @@ class TiledVAE(VideoVAE):
 
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """As the VAE's; tile by tile in each piece."""
-        _, sh, sw = self.stride
-        streams: _Streams | None = None
+        streams = _Streams(self.vae.encode_stream)
         for chunk in chunks:
-            height, width = chunk.shape[3:]
-            pad = (0, -width % sw, 0, -height % sh, 0, 0)
-            whole = nn.functional.pad(chunk, pad, mode="replicate")
-            if streams is None:
-                grid = (whole.shape[3] // sh, whole.shape[4] // sw)
-                streams = _Streams(self._spans(grid, 0), self.vae.encode_stream)
-            yield streams.next(whole, (sh, sw), (1, 1))
+            yield self._encoded(chunk, streams.next)
 
     def decode_stream(self, latents: Iterable[Tensor], size: tuple[int, int] | None = None) -> Iterator[Tensor]:
         """As the VAE's; tile by tile in each piece."""
-        _, sh, sw = self.stride
-        streams: _Streams | None = None
+        streams = _Streams(self.vae.decode_stream)
         for z in latents:
-            if streams is None:
-                streams = _Streams(self._spans((z.shape[3], z.shape[4]), 1), self.vae.decode_stream)
-            video = streams.next(z, (1, 1), (sh, sw))
-            yield video if size is None else video[..., : size[0], : size[1]]
+            yield self._decoded(z, streams.next, size)
+
+    def _encoded(self, video: Tensor, encode: RunTile) -> Tensor:
+        _, sh, sw = self.stride
+        pad = (0, -video.shape[4] % sw, 0, -video.shape[3] % sh, 0, 0)
+        return self._tiles(nn.functional.pad(video, pad, mode="replicate"), encode, 0, (sh, sw), (1, 1))
+
+    def _decoded(self, z: Tensor, decode: RunTile, size: tuple[int, int] | None) -> Tensor:
+        video = self._tiles(z, decode, 1, (1, 1), self.stride[1:])
+        return video if size is None else video[..., : size[0], : size[1]]
+
+    def _tiles(
+        self, x: Tensor, run: RunTile, way: int, before: tuple[int, int], after: tuple[int, int]
+    ) -> Tensor:  # fmt: skip
+        """Put together what `run` makes of the tiles of x; a cell has `before` rows and columns in x, `after` in that.
+
+        Args:
+            x: (B, C, T, H, W), all of the frame.
+            run: gets a tile's number and its part of x.
+            way: 0 to encode, 1 to decode.
+            before, after: rows and columns.
+        """
+        cells = (x.shape[3] // before[0], x.shape[4] // before[1])
+        out: Tensor | None = None
+        for number, (rows, columns) in enumerate(product(*self._spans(cells, way))):
+            seen = [_part(span.start, span.stop, scale) for span, scale in zip((rows, columns), before, strict=True)]
+            used = [
+                _part(span.low - span.start, span.high - span.start, scale)
+                for span, scale in zip((rows, columns), after, strict=True)
+            ]
+            tile = run(number, x[..., *seen])[..., *used]
+            if out is None:
+                out = tile.new_zeros(*tile.shape[:3], cells[0] * after[0], cells[1] * after[1])
+            weight = rows.weight(after[0])[:, None] * columns.weight(after[1])
+            out[..., _part(rows.low, rows.high, after[0]), _part(columns.low, columns.high, after[1])] += (
+                tile * weight.to(tile)
+            )
+        assert out is not None
+        return out
 
     def _spans(self, grid: tuple[int, int], way: int) -> list[list["Span"]]:
         """Tiles along rows and along columns, in latent cells."""
@@ -95,7 +127,8 @@ class TiledVAE(VideoVAE):
         for axis, cells in enumerate(grid):
             tile = max(1, self.tile // self.stride[1 + axis])
             if self.reach is None:
-                spans.append(faded(cells, tile, max(1, round(self.overlap * tile))))
+                shared = max(1, round(self.overlap * tile))
+                spans.append(faded(cells, tile, shared, shared))
             else:
                 spans.append(cut(cells, tile, self.reach[way][axis]))
         return spans
@@ -132,16 +165,19 @@ def cut(cells: int, tile: int, margin: int) -> list[Span]:
     ]
 
 
-def faded(cells: int, tile: int, shared: int) -> list[Span]:
-    """Tiles of tile + shared cells, evenly spread, of which neighbours share `shared`."""
-    size = min(cells, tile + shared)
-    count = max(1, ceil((cells - shared) / tile))
-    starts = [round(i * (cells - size) / max(1, count - 1)) for i in range(count)]
-    ends = [start + shared for start in starts[1:]] + [cells]
-    return [
-        Span(start, start + size, start, end, (shared if i else 0, shared if i + 1 < count else 0))
-        for i, (start, end) in enumerate(zip(starts, ends, strict=True))
-    ]
+def faded(cells: int, tile: int, shared: int, margin: int) -> list[Span]:
+    """Tiles whose neighbours share `shared` cells around every multiple of `tile`, and see `margin` cells more."""
+    half = shared // 2
+    count = 1 + max(0, (cells - (shared - half)) // tile)
+    size = min(cells, tile + shared + 2 * margin)
+    spans: list[Span] = []
+    for i in range(count):
+        low = max(0, i * tile - half)
+        high = cells if i + 1 == count else (i + 1) * tile - half + shared
+        # As much is seen at the frame's edges as elsewhere: attention gives another result over fewer cells.
+        start = min(max(0, low - margin), cells - size)
+        spans.append(Span(start, start + size, low, high, (shared if i else 0, shared if i + 1 < count else 0)))
+    return spans
 
 
 def _ramp(steps: int) -> Tensor:
@@ -151,37 +187,18 @@ def _ramp(steps: int) -> Tensor:
 class _Streams:
     """One stream a tile, all fed with the same pieces of a video."""
 
-    def __init__(self, spans: Sequence[Sequence[Span]], run: Callable[[Iterable[Tensor]], Iterator[Tensor]]) -> None:
-        self.tiles = list(product(*spans))
-        self.feeds: list[list[Tensor]] = [[] for _ in self.tiles]
-        self.streams = [run(_drain(feed)) for feed in self.feeds]
+    def __init__(self, run: Callable[[Iterable[Tensor]], Iterator[Tensor]]) -> None:
+        self.run = run
+        self.feeds: dict[int, list[Tensor]] = {}
+        self.streams: dict[int, Iterator[Tensor]] = {}
 
-    def next(self, piece: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
-        """The next piece of output.
-
-        Args:
-            piece: (B, C, T, H, W), all of the frame.
-            before, after: rows and columns that a latent cell has in the input and in the output.
-        """
-        out: Tensor | None = None
-        for (rows, columns), feed, stream in zip(self.tiles, self.feeds, self.streams, strict=True):
-            feed.append(
-                piece[..., _part(rows.start, rows.stop, before[0]), _part(columns.start, columns.stop, before[1])]
-            )
-            tile = next(stream)
-            tile = tile[
-                ...,
-                _part(rows.low - rows.start, rows.high - rows.start, after[0]),
-                _part(columns.low - columns.start, columns.high - columns.start, after[1]),
-            ]
-            if out is None:
-                height, width = (piece.shape[3 + i] // before[i] * after[i] for i in (0, 1))
-                out = tile.new_zeros(*tile.shape[:3], height, width)
-            weight = rows.weight(after[0])[:, None] * columns.weight(after[1])
-            place = (..., _part(rows.low, rows.high, after[0]), _part(columns.low, columns.high, after[1]))
-            out[place] += tile * weight.to(tile)
-        assert out is not None
-        return out
+    def next(self, number: int, part: Tensor) -> Tensor:
+        """What the stream of tile `number` makes of the next part of it."""
+        if number not in self.streams:
+            self.feeds[number] = []
+            self.streams[number] = self.run(_drain(self.feeds[number]))
+        self.feeds[number].append(part)
+        return next(self.streams[number])
 
 
 def _drain(feed: list[Tensor]) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
 """Made worlds: captioned clips whose every attribute is known exactly."""
 
 from kinema_data.worlds.dataset import ShapesDataset
+from kinema_data.worlds.look import Look
 from kinema_data.worlds.render import render, render_frames
 from kinema_data.worlds.scenes import FRAME_RATES, TRAIN_SIZES, Scene, draw_scene, prompts
 from kinema_data.worlds.world import Laws, World
@@ -10,6 +11,7 @@ __all__ = [
     "FRAME_RATES",
     "TRAIN_SIZES",
     "Laws",
+    "Look",
     "Scene",
     "ShapesDataset",
     "World",

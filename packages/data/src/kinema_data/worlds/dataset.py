@@ -2,6 +2,7 @@
 
 from kinema_core import Clip, ClipDataset, ClipInfo
 
+from kinema_data.worlds.look import Look
 from kinema_data.worlds.render import render
 from kinema_data.worlds.scenes import Scene, draw_scene
 from kinema_data.worlds.world import World
@@ -15,12 +16,23 @@ class ShapesDataset(ClipDataset):
         seed: another seed, other clips of the same world.
         split: train, choose or report: which combinations of colour, shape and motion occur.
         scale: whole number that multiplies every length, frame sizes too.
+        texture, noise, camera: of its `Look`.
     """
 
-    def __init__(self, num_clips: int = 8000, *, seed: int = 0, split: str = "train", scale: int = 1) -> None:
+    def __init__(
+        self,
+        num_clips: int = 8000,
+        *,
+        seed: int = 0,
+        split: str = "train",
+        scale: int = 1,
+        texture: float = 0.0,
+        noise: float = 0.0,
+        camera: float = 0.0,
+    ) -> None:
         if num_clips < 1:
             raise ValueError(f"num_clips must be at least 1, got {num_clips}")
-        self.world = World(scale)
+        self.world = World(scale, Look(texture, noise, camera))
         self.world.triples(split)
         self.num_clips, self.seed, self.split = num_clips, seed, split
 

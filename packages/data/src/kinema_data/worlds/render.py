@@ -46,12 +46,18 @@ def _render_group(scenes: Sequence[Scene], shape: str, height: int, width: int) 
     """uint8 (K, T, H, W, 3)."""
     centre = torch.tensor([scene.positions for scene in scenes])  # (K, T, 2)
     radius = torch.tensor([scene.radii for scene in scenes])  # (K, T)
-    cover = coverage(shape, centre, radius, height, width)[..., None]  # (K, T, H, W, 1)
+    cover = coverage(shape, centre, radius, height, width)  # (K, T, H, W)
     colour, ground = (
         torch.tensor([table[scene.attributes[name]] for scene in scenes], dtype=torch.float32)[:, None, None, None]
         for table, name in ((COLOURS, "colour"), (BACKGROUNDS, "background"))
     )
-    return torch.addcmul(ground, cover, colour - ground).round_().to(torch.uint8)
+    frames = torch.addcmul(ground, cover[..., None], colour - ground)  # (K, T, H, W, 3)
+    for k, scene in enumerate(scenes):
+        if not scene.world.look.flat:
+            frames[k] = scene.world.look.paint(
+                frames[k], cover[k], centre[k], frame_rate=scene.frame_rate, scale=scene.world.scale, seed=scene.seed
+            )
+    return frames.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def coverage(shape: str, centre: Tensor, radius: Tensor, height: int, width: int) -> Tensor:

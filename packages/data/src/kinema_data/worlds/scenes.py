@@ -41,6 +41,8 @@ class Scene:
         radii: in each frame, in pixels.
         captions: "short" and "long".
         stated: the attributes that the captions name.
+        world: whose look it has.
+        seed: of its texture and noise.
     """
 
     id: str
@@ -54,6 +56,8 @@ class Scene:
     radii: Sequence[float]
     captions: Mapping[str, str]
     stated: Sequence[str]
+    world: World
+    seed: int
 
     @property
     def caption(self) -> str:
@@ -184,9 +188,8 @@ def _scene(
     place = _place(positions[0], height, width)
     captions = draw_captions(attributes, stated, place, random)
     named = ["colour", "shape", *stated]
-    return Scene(
-        name, split, attributes, frames, height, width, frame_rate, positions, radii, captions, named
-    )  # fmt: skip
+    clip_of = (attributes, frames, height, width, frame_rate, positions, radii, captions, named)
+    return Scene(name, split, *clip_of, world=world, seed=random.getrandbits(63))
 
 
 def _place(position: Point, height: int, width: int) -> str:

@@ -5,9 +5,11 @@ larger frame sees more of the scene. `World.scale` multiplies all of them.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
+
+from kinema_data.worlds.look import Look
 
 #: Colours in sRGB, 0 to 255. All pairs, and all colours and backgrounds, are at least 100 apart.
 COLOURS = {
@@ -74,9 +76,11 @@ class World:
 
     Attributes:
         scale: whole number that multiplies every length.
+        look: how it is painted.
     """
 
     scale: int = 1
+    look: Look = field(default_factory=Look)
 
     def __post_init__(self) -> None:
         if self.scale < 1 or self.scale != int(self.scale):
@@ -103,6 +107,7 @@ class World:
             "world": "shapes",
             "version": 1,
             "scale": self.scale,
+            "look": vars(self.look),
             "colours": {name: list(rgb) for name, rgb in COLOURS.items()},
             "backgrounds": {name: list(rgb) for name, rgb in BACKGROUNDS.items()},
             "shapes": SHAPES,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from kinema_data.video import write_image, write_video
+from kinema_data.worlds.look import Look
 from kinema_data.worlds.render import render_frames
 from kinema_data.worlds.scenes import Scene, draw_scene, prompts
 from kinema_data.worlds.world import World
@@ -29,19 +30,21 @@ def make_world(
     num_clips: int,
     seed: int = 0,
     scale: int = 1,
+    look: Look | None = None,
     splits: Mapping[str, float] | None = None,
     num_workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a made world to a new folder: `clips/`, `manifest.jsonl`, `world.json`.
 
-    The content is a function of (num_clips, seed, scale, splits), not of the number of workers. The folder is written
-    under a temporary name and renamed when it is whole.
+    The content is a function of (num_clips, seed, scale, look, splits), not of the number of workers. The folder is
+    written under a temporary name and renamed when it is whole.
 
     Args:
         out: the folder; it must not exist, or be empty.
         num_clips: of all splits together.
         scale: whole number that multiplies every length.
+        look: how clips are painted; None: flat colours.
         splits: share of the clips in each of train, choose and report; None: 90 %, 5 %, 5 %.
         num_workers: processes. More than one needs a main module that can be imported (a guarded `__main__`).
         progress: called with clips written and clips in all.
@@ -49,7 +52,7 @@ def make_world(
     Returns:
         The folder.
     """
-    world = World(scale)
+    world = World(scale, look or Look())
     jobs = _jobs(world, seed, _counts(num_clips, splits or DEFAULT_SPLITS))
     return _write_folder(Path(out), world, jobs, num_clips, num_workers, progress)
 
@@ -62,6 +65,7 @@ def make_prompts(
     seed: int = 0,
     sizes: Sequence[tuple[int, int, int]] = ((9, 32, 32),),
     scale: int = 1,
+    look: Look | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write evaluation prompts and the clips they describe, as `make_world` writes a world: see `prompts`.
@@ -71,13 +75,13 @@ def make_prompts(
         num_clips: how many.
         split: whose combinations of colour, shape and motion.
         sizes: (frames, height, width), taken in turn.
-        scale: of the world.
+        scale, look: of the world; frame sizes are given in pixels, whatever the scale.
         progress: called with clips written and clips in all.
 
     Returns:
         The folder.
     """
-    world = World(scale)
+    world = World(scale, look or Look())
     scenes = prompts(world, split, num_clips, seed, sizes=sizes)
     jobs = [partial(list, scenes[start : start + _CHUNK]) for start in range(0, num_clips, _CHUNK)]
     return _write_folder(Path(out), world, jobs, num_clips, 1, progress)
