@@ -1,6 +1,7 @@
 """`kinema encode`: cache a dataset's latents, and its captions' features where text encoders are frozen."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from kinema_core import Clip, ClipDataset, TextEncoder, VideoVAE, datasets, text_encoders, weights_hash
@@ -38,7 +39,7 @@ def encode_command(file: str | None, overrides: Sequence[str] = (), *, print_onl
     bad: list[BadClip] = []
     with Progress() as progress, LatentWriter(config.out, made_by=made_by, overwrite=True) as writer:
         bar = progress.add_task("encode", total=len(dataset))
-        for clips in _batches(dataset, config.batch_pixels, bad):
+        for clips in _read_ahead(_batches(dataset, config.batch_pixels, bad)):
             _encode(vae, clips, writer)
             _encode_text(text, clips, writer)
             progress.advance(bar, len(clips))
@@ -59,6 +60,15 @@ def _encode_text(text: Sequence[TextEncoder], clips: list[Clip], writer: LatentW
     for start in range(0, len(captions), CAPTIONS_AT_ONCE) if text else ():
         some = captions[start : start + CAPTIONS_AT_ONCE]
         writer.add_text(some, [encoder(some) for encoder in text])
+
+
+def _read_ahead(batches: Iterator[list[Clip]]) -> Iterator[list[Clip]]:
+    """The next batch is decoded while the last is encoded."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while clips := coming.result():
+            coming = pool.submit(next, batches, None)
+            yield clips
 
 
 def _batches(dataset: ClipDataset, batch_pixels: int, bad: list[BadClip]) -> Iterator[list[Clip]]:
