@@ -6,6 +6,7 @@ from kinema_core import seeded_normal, vaes
 from kinema_core.testing import VAEContract, largest_difference, randomise
 
 from kinema_vae import PRESETS, Causal3D
+from kinema_vae.layers import parts
 
 
 def small(**kwargs) -> Causal3D:
@@ -124,6 +125,18 @@ class TestStreams:
             assert largest_difference(vae.encode(video), z) < 1e-5
             assert largest_difference(vae.decode(z), again) < 1e-5
         assert lengths == {64: [1, 4, 4, 4], 2500: [9, 4]}[pixels]
+
+    @pytest.mark.parametrize("kwargs", [LEVELS, {"preset": "wan21", "widths": (4, 8, 8, 8), "latent_channels": 4}])
+    def test_layers_in_parts_change_nothing(self, kwargs, monkeypatch) -> None:
+        vae, video = small(**kwargs), seeded_normal((1, 3, 9, 16, 24), 0).clamp(-1, 1)
+        z = vae.encode(video)
+        again = vae.decode(z)
+        monkeypatch.setattr("kinema_vae.layers.PART", 1)
+        assert len(parts(video)) == 1, "whole where gradients are kept"
+        with torch.no_grad():
+            assert len(parts(video)) == 9
+            assert largest_difference(vae.encode(video), z) < 1e-5
+            assert largest_difference(vae.decode(z), again) < 1e-5
 
     def test_wrong_channels_are_refused(self) -> None:
         vae = small(**SINGLE)

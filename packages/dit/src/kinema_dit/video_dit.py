@@ -4,22 +4,21 @@ cross-attention.
 The block follows Wan 2.1 (arXiv 2503.20314): RMS-normalised queries and keys, one time network shared by all blocks
 with a learned table each (adaLN-single, PixArt-alpha, arXiv 2310.00426), modulation zero at the start.
 
-Letters: B clips, N latent cells, L tokens, M distinct (clip, noise level) pairs, S text tokens, H heads, E head width,
-D width.
+Letters: B clips, N latent cells, L tokens, M distinct (clip, noise level) pairs, S text tokens, D width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal
 
 import torch
 from kinema_core import Conditioning, DiT, Ragged, TextFeatures
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, rms_norm, silu
+from torch.nn.functional import gelu, silu
 
-from kinema_dit.attention import cross_attention, packed_attention
+from kinema_dit.blocks import Block, BlockSettings, Context, modulated, modulation_table
 from kinema_dit.packing import Packing, pack
-from kinema_dit.positions import PLACE_WIDTH, place_features, rotary_angles, rotate
+from kinema_dit.positions import PLACE_WIDTH, place_features, rotary_angles
 
 NOISE_WIDTH = 256
 
@@ -44,6 +43,14 @@ class VideoDiT(DiT):
         cross_every: every n-th block, from the first, attends to the text.
         rope_theta: see `rotary_angles`; for grids of tens of cells 100 spreads the frequencies well.
         activation: of the feed-forward network. `gelu_tanh` is Wan's; on a CPU `gelu` and `silu` cost a third of it.
+        layout: "wan" is Wan's network weight by weight, see `load_wan`: queries and keys are normalised over all heads
+            together, positions count tokens, text goes through two layers, and there are no features of a token's
+            place in its clip.
+        image_width: in the layout "wan", features of an image's patches, as its image-to-video models have; they are
+            the last of the conditioning's text streams, and cross-attention attends to them apart.
+
+    Raises:
+        ValueError: an unknown layout or activation, or a width that its heads do not divide.
     """
 
     def __init__(
@@ -62,14 +69,19 @@ class VideoDiT(DiT):
         cross_every: int = 1,
         rope_theta: float = 10000.0,
         activation: Literal["gelu_tanh", "gelu", "silu"] = "gelu_tanh",
+        layout: Literal["kinema", "wan"] = "kinema",
+        image_width: int | None = None,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; use one of {', '.join(ACTIVATIONS)}")
         if width % num_heads or width // num_heads % 2 or width // num_heads < 6:
             raise ValueError(f"width {width} over {num_heads} heads must give an even head width of at least 6")
+        if layout not in ("kinema", "wan") or (image_width is not None and layout != "wan"):
+            raise ValueError(f"layout is {layout!r}; known are kinema and wan, and an image_width is for wan")
         pt, ph, pw = patch
         self.patch = (pt, ph, pw)
+        self.wan = layout == "wan"
         self.head_width = width // num_heads
         self.rope_theta = rope_theta
         self.cell_names = sorted(cell_widths or {})
@@ -78,26 +90,31 @@ class VideoDiT(DiT):
         cells = pt * ph * pw
         extra = sum((cell_widths or {}).values())
         self.embed = nn.Linear(cells * (latent_channels + extra), width)
-        self.embed_place = nn.Linear(PLACE_WIDTH, width)
+        self.embed_place = None if self.wan else nn.Linear(PLACE_WIDTH, width)
         self.embed_noise = nn.Sequential(nn.Linear(NOISE_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
-        self.embed_text = nn.ModuleList(nn.Linear(text_width, width) for text_width in text_widths)
+        self.embed_text = nn.ModuleList(
+            _two_layers(text_width, width) if self.wan else nn.Linear(text_width, width) for text_width in text_widths
+        )
+        self.embed_image = None if image_width is None else _image_layers(image_width, width)
         self.embed_pooled = nn.ModuleList(
             nn.Identity() if pooled is None else nn.Linear(pooled, width) for pooled in pooled_widths
         )
         self.embed_clip = nn.ModuleDict({name: nn.Linear((clip_widths or {})[name], width) for name in self.clip_names})
         self.modulate = nn.Linear(width, 6 * width)
-        self.blocks = nn.ModuleList(
-            _Block(
-                width,
-                num_heads,
-                int(ffn_ratio * width),
-                ACTIVATIONS[activation],
-                bool(text_widths) and index % cross_every == 0,
-            )
-            for index in range(depth)
+        settings = BlockSettings(
+            width,
+            num_heads,
+            int(ffn_ratio * width),
+            ACTIVATIONS[activation],
+            across_heads=self.wan,
+            open_gates=not self.wan,
+            image=image_width is not None,
         )
-        self.final_table = nn.Parameter(_modulation_table(2, width))
-        self.final_modulate = nn.Linear(width, 2 * width)
+        self.blocks = nn.ModuleList(
+            Block(settings, attends_to_text=bool(text_widths) and index % cross_every == 0) for index in range(depth)
+        )
+        self.final_table = nn.Parameter(modulation_table(2, width, near_one=not self.wan))
+        self.final_modulate = None if self.wan else nn.Linear(width, 2 * width)
         self.project = nn.Linear(width, cells * latent_channels)
         self._initialise()
 
@@ -108,8 +125,9 @@ class VideoDiT(DiT):
                 nn.init.zeros_(module.bias)
         # Each block begins as the identity and the output as zero, as in adaLN-Zero (DiT, arXiv 2212.09748), but by
         # the branches' last layers with gates at one: a gate at zero first has to open before its branch can learn.
-        last = [layer for block in self.blocks for layer in block.last_layers()]
-        for layer in (self.modulate, self.final_modulate, self.project, *last):
+        # In Wan's layout the gates are what is near zero.
+        closed = [] if self.wan else [layer for block in self.blocks for layer in block.last_layers()]
+        for layer in (self.modulate, self.project, *closed, *([self.final_modulate] if self.final_modulate else [])):
             nn.init.zeros_(layer.weight)
 
     def forward(self, x: Ragged, noise: Tensor, cond: Conditioning) -> Tensor:
@@ -119,119 +137,73 @@ class VideoDiT(DiT):
         periods = _periods(x)
 
         cells = torch.cat([x.values, *(cond.cells[name] for name in self.cell_names)], dim=1)
-        h = self.embed(packing.patchify(cells)) + self.embed_place(place_features(x, periods)[first])  # (L, D)
-        angles = rotary_angles(x.positions[first], periods[first], self.head_width, self.rope_theta)
+        h = self.embed(packing.patchify(cells))  # (L, D)
+        if self.embed_place is not None:
+            h = h + self.embed_place(place_features(x, periods)[first])
+        cell = torch.tensor(self.patch if self.wan else (1, 1, 1)).to(x.positions)
+        angles = rotary_angles(x.positions[first] / cell, periods[first] / cell[0], self.head_width, self.rope_theta)
         rotation = (angles.cos()[:, None, None], angles.sin()[:, None, None])  # (L, 1, 1, E / 2)
 
         level, levels = _levels(noise[first], packing.clip)  # (L,), two of (M,)
-        c = silu(self._condition(*levels, cond))  # (M, D)
-        modulation = self.modulate(c).unflatten(1, (6, -1))  # (M, 6, D)
-        text = self._text(cond.text, packing)
+        c = self._condition(*levels, cond)  # (M, D)
+        modulation = self._scaled(self.modulate(silu(c)).unflatten(1, (6, -1)))  # (M, 6, D)
+        text, image = self._contexts(cond.text, packing)
         for block in self.blocks:
-            h = block(h, modulation, level, rotation, text, packing)
-        shift, scale = (self.final_modulate(c).unflatten(1, (2, -1)) + self.final_table)[level].unbind(1)
-        return packing.unpatchify(self.project(_modulated(h, shift, scale)))
+            h = block(h, modulation, level, rotation, text, image, packing)
+        last = c[:, None] if self.final_modulate is None else self.final_modulate(silu(c)).unflatten(1, (2, -1))
+        shift, scale = (self._scaled(last.expand(-1, 2, -1)) + self.final_table)[level].unbind(1)
+        return packing.unpatchify(self.project(modulated(h, shift, scale)))
+
+    def _scaled(self, modulation: Tensor) -> Tensor:
+        """(M, rows, D), with one added to the scales in Wan's layout, whose tables are around zero."""
+        if not self.wan:
+            return modulation
+        return modulation + torch.tensor([0.0, 1.0, 0.0] * 2).to(modulation)[: modulation.shape[1], None]
 
     def _condition(self, noise: Tensor, clip: Tensor, cond: Conditioning) -> Tensor:
         """Noise levels (M,) of clips (M,), with the clips' pooled text and features -> (M, D)."""
         c = self.embed_noise(_noise_features(noise))
-        for layer, features in zip(self.embed_pooled, cond.text, strict=True):
+        for layer, features in zip(self.embed_pooled, cond.text[: len(self.embed_pooled)], strict=True):
             if features.pooled is not None:
                 c = c + layer(features.pooled)[clip]
         for name in self.clip_names:
             c = c + self.embed_clip[name](cond.clips[name])[clip]
         return c
 
-    def _text(self, streams: tuple[TextFeatures, ...], packing: Packing) -> "tuple[Tensor, Tensor] | None":
-        """All streams as one (B, S, D), clips in packed order, and the bias (B, 1, 1, S) that hides padding."""
+    def _contexts(
+        self, streams: tuple[TextFeatures, ...], packing: Packing
+    ) -> tuple[Context | None, Context | None]:  # fmt: skip
+        """What cross-attention attends to: all text streams in one sequence, and an image's features."""
+        image = None
+        if self.embed_image is not None:
+            *others, last = streams
+            streams = tuple(others)
+            image = _context(self.embed_image(last.tokens), last.mask, packing)
         if not streams:
-            return None
-        tokens = torch.cat(
-            [layer(features.tokens) for layer, features in zip(self.embed_text, streams, strict=True)], dim=1
-        )
+            return None, image
+        tokens = [layer(features.tokens) for layer, features in zip(self.embed_text, streams, strict=True)]
         mask = torch.cat([features.mask for features in streams], dim=1)
-        bias = torch.zeros(mask.shape, dtype=tokens.dtype, device=tokens.device).masked_fill_(~mask, -torch.inf)
-        return tokens[packing.order], bias[packing.order, None, None]
+        return _context(torch.cat(tokens, dim=1), mask, packing), image
 
 
-class _Block(nn.Module):
-    """Self-attention, attention to the text, feed-forward; noise and clip modulate the first and the last."""
-
-    def __init__(
-        self, width: int, num_heads: int, hidden: int, activation: Callable[[Tensor], Tensor], attends_to_text: bool
-    ) -> None:
-        super().__init__()
-        self.activation = activation
-        self.num_heads = num_heads
-        self.table = nn.Parameter(_modulation_table(6, width))
-        self.qkv = nn.Linear(width, 3 * width)
-        self.qk_scale = nn.Parameter(torch.ones(2, 1, width // num_heads))
-        self.attention_out = nn.Linear(width, width)
-        self.cross = _CrossAttention(width, num_heads) if attends_to_text else None
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
-
-    def last_layers(self) -> list[nn.Linear]:
-        """The layers that end the block's branches."""
-        return [self.attention_out, self.down, *([self.cross.out] if self.cross else [])]
-
-    def forward(
-        self,
-        h: Tensor,
-        modulation: Tensor,
-        level: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        text: tuple[Tensor, Tensor] | None,
-        packing: Packing,
-    ) -> Tensor:
-        """h (L, D), modulation (M, 6, D) with each token's index `level` (L,) into it -> (L, D)."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table).unbind(1)
-
-        qkv = self.qkv(_modulated(h, shift1[level], scale1[level])).unflatten(1, (3, self.num_heads, -1))
-        qk, v = qkv.split([2, 1], dim=1)
-        qk = rotate(_normed(qk, self.qk_scale), *rotation)  # (L, 2, H, E)
-        attended = packed_attention(*qk.unbind(1), v.squeeze(1), packing.groups).flatten(1)
-        h = torch.addcmul(h, gate1[level], self.attention_out(attended))
-        if self.cross is not None and text is not None:
-            h = h + self.cross(h, *text, packing)
-        hidden = self.activation(self.up(_modulated(h, shift2[level], scale2[level])))
-        return torch.addcmul(h, gate2[level], self.down(hidden))
+def _context(tokens: Tensor, mask: Tensor, packing: Packing) -> Context:
+    bias = torch.zeros(mask.shape, dtype=tokens.dtype, device=tokens.device).masked_fill_(~mask, -torch.inf)
+    return tokens[packing.order], bias[packing.order, None, None]
 
 
-class _CrossAttention(nn.Module):
-    """Attention of a clip's tokens to its text."""
-
-    def __init__(self, width: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.norm = nn.LayerNorm(width)
-        self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
-        self.q_scale, self.k_scale = (nn.Parameter(torch.ones(width // num_heads)) for _ in range(2))
-        self.out = nn.Linear(width, width)
-
-    def forward(self, h: Tensor, text: Tensor, bias: Tensor, packing: Packing) -> Tensor:
-        """h (L, D), text (B, S, D) in packed order -> (L, D)."""
-        q = self.q(self.norm(h)).unflatten(1, (self.num_heads, -1))
-        k, v = self.kv(text).unflatten(2, (2, self.num_heads, -1)).unbind(2)
-        q, k = _normed(q, self.q_scale), _normed(k, self.k_scale)
-        return self.out(cross_attention(q, k, v, bias, packing.groups).flatten(1))
+def _two_layers(in_width: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_width, width), nn.GELU("tanh"), nn.Linear(width, width))
 
 
-def _modulation_table(rows: int, width: int) -> Tensor:
-    """Shift, scale, gate, ...: shifts begin near zero, the others near one."""
-    table = torch.randn(rows, width) * width**-0.5
-    table[1::3] += 1
-    table[2::3] += 1
-    return table
-
-
-def _modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(shift, layer_norm(h, h.shape[-1:]), scale)
-
-
-def _normed(x: Tensor, scale: Tensor) -> Tensor:
-    return rms_norm(x, x.shape[-1:], eps=1e-6) * scale
+def _image_layers(in_width: int, width: int) -> nn.Sequential:
+    """Wan's: norm, two layers, norm."""
+    return nn.Sequential(
+        nn.LayerNorm(in_width),
+        nn.Linear(in_width, in_width),
+        nn.GELU(),
+        nn.Linear(in_width, width),
+        nn.LayerNorm(width),
+    )
 
 
 def _periods(x: Ragged) -> Tensor:

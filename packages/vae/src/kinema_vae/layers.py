@@ -6,6 +6,7 @@ is used up: each layer's part is let go as it is read, or a piece would need the
 state of its own, so pieces of several videos may be interleaved, and a video run in pieces equals the whole.
 """
 
+from collections.abc import Sequence
 from math import prod
 from typing import TypeAlias
 
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 #: None at the start of a video; otherwise nested as the layers are.
 Past: TypeAlias = "Tensor | list[Past] | tuple[()] | None"
+
+#: Values that a layer computes at once when no gradients are kept, if one frame has no more.
+PART = 1 << 22
 
 
 class CausalSequence(nn.ModuleList):
@@ -61,6 +65,21 @@ class CausalConv3d(nn.Conv3d):
         return super().forward(x), x[:, :, x.shape[2] - self.memory :].clone()
 
 
+def parts(x: Tensor) -> Sequence[Tensor]:
+    """(B, C, T, H, W) cut along time into parts of `PART` values; whole where gradients are kept.
+
+    What a layer makes on the way is several times as large as x, so that memory is mostly that of the parts.
+    """
+    if torch.is_grad_enabled():
+        return (x,)
+    return x.split(max(1, PART // x[:, :, :1].numel()), dim=2)
+
+
+def joined(done: Sequence[Tensor]) -> Tensor:
+    """The inverse of `parts`."""
+    return done[0] if len(done) == 1 else torch.cat(list(done), dim=2)
+
+
 class RMSNorm(nn.Module):
     """RMS normalisation over the channels of each position. Without statistics over time it is causal."""
 
@@ -100,8 +119,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
         """(B, C, T, H, W) -> (B, C', T, H, W)."""
-        change, past = self.body(x, past)
-        return self.shortcut(x) + change, past
+        done: list[Tensor] = []
+        for part in parts(x):
+            change, past = self.body(part, past)
+            done.append(self.shortcut(part) + change)
+        return joined(done), past
 
 
 def folded(x: Tensor, stride: tuple[int, int, int]) -> Tensor:

@@ -24,6 +24,8 @@ from kinema_vae.layers import (
     Shuffle,
     Unshuffle,
     folded,
+    joined,
+    parts,
     unfolded,
 )
 
@@ -154,14 +156,17 @@ class Up(nn.Module):
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
         """(B, C, T, H, W) -> (B, C', T', 2 H, 2 W); remembers two frames."""
         if self.time_conv is None:
-            return self.conv(_doubled(x)), ()
+            return self._finer(x), ()
         first, later = (x[:, :, :1], x[:, :, 1:]) if past is None else (x[:, :, :0], x)
         if later.shape[2]:
             later, past = self.time_conv(later, past if isinstance(past, Tensor) else None)
             later = rearrange(later, "b (k c) t h w -> b c (t k) h w", k=2)
         elif past is None:
             past = ()  # has begun, and no second frame is behind
-        return self.conv(_doubled(torch.cat([first, later], dim=2))), past
+        return self._finer(torch.cat([first, later], dim=2)), past
+
+    def _finer(self, x: Tensor) -> Tensor:
+        return joined([self.conv(_doubled(part)) for part in parts(x)])
 
 
 class Beside(nn.Module):

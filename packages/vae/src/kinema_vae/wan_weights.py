@@ -3,21 +3,17 @@
 Only names and shapes differ (a reshape, and the order of folded pixels), so a round trip gives the same bits.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from kinema_core.diffusers_folder import read_config, read_weights, write
 from torch import Tensor
 
 from kinema_vae.causal3d import Causal3D
 
 CLASS_NAME = "AutoencoderKLWan"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = "diffusion_pytorch_model.safetensors.index.json"
 #: What `AutoencoderKLWan` takes for a key that its config.json leaves out.
 _DEFAULTS: Mapping[str, Any] = {
     "base_dim": 96,
@@ -43,10 +39,11 @@ def load_wan(folder: str | Path) -> Causal3D:
         ValueError: no such folder, another architecture, weights that are missing, unknown, of another shape or not
             finite, or a file that ends too early. All in one line.
     """
-    path = Path(folder)
-    config = _read_config(path)
+    config = read_config(folder, CLASS_NAME, _DEFAULTS)
     vae = Causal3D(**_settings(config))
-    state = _to_ours(_read_weights(path), vae, path)
+    names, wanted = dict(_names(vae)), vae.state_dict()
+    theirs = read_weights(folder, {other: _their_shape(wanted[own], other) for own, other in names.items()})
+    state = {own: _refolded(theirs[other].reshape(wanted[own].shape), own, vae) for own, other in names.items()}
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is not None and std is not None:
         vae.set_whitening(torch.tensor(mean), torch.tensor(std))
@@ -60,27 +57,11 @@ def save_wan(vae: Causal3D, folder: str | Path) -> None:
     Raises:
         ValueError: another layout, or widths that are no multiples of the first.
     """
-    config = _config(vae)
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    state = vae.state_dict()
+    config, state = _config(vae), vae.state_dict()
     theirs = {
-        other: _refolded(state[own], own, vae).reshape(_their_shape(state[own], other)).contiguous()
-        for own, other in _names(vae)
+        other: _refolded(state[own], own, vae).reshape(_their_shape(state[own], other)) for own, other in _names(vae)
     }
-    save_file(theirs, path / WEIGHTS, metadata={"format": "pt"})
-    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / "config.json"
-    if not file.is_file():
-        raise ValueError(f"{path} holds no config.json; give a folder that diffusers saved an {CLASS_NAME} in")
-    config = json.loads(file.read_text())
-    found = config.get("_class_name")
-    if found != CLASS_NAME:
-        raise ValueError(f"{path} holds a {found}, not an {CLASS_NAME}")
-    return {**_DEFAULTS, **config}
+    write(folder, config, theirs)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,42 +115,6 @@ def _config(vae: Causal3D) -> dict[str, Any]:
         "scale_factor_temporal": vae.stride[0],
         "scale_factor_spatial": vae.stride[1],
     }
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    files = [WEIGHTS]
-    if (path / INDEX).is_file():
-        files = sorted(set(json.loads((path / INDEX).read_text())["weight_map"].values()))
-    weights: dict[str, Tensor] = {}
-    for name in files:
-        if not (path / name).is_file():
-            raise ValueError(f"{path} holds no {name}")
-        try:
-            weights |= load_file(path / name)
-        except SafetensorError as error:
-            raise ValueError(f"{path / name} cannot be read, it may be half written: {error}") from error
-    return weights
-
-
-def _to_ours(theirs: Mapping[str, Tensor], vae: Causal3D, path: Path) -> dict[str, Tensor]:
-    names = dict(_names(vae))
-    missing, extra = set(names.values()) - set(theirs), set(theirs) - set(names.values())
-    if missing or extra:
-        raise ValueError(f"{path}: weights missing: {_listed(missing)}; unknown: {_listed(extra)}")
-    wanted, state = vae.state_dict(), {}
-    for own, other in names.items():
-        tensor = theirs[other]
-        if tensor.shape != torch.Size(_their_shape(wanted[own], other)):
-            raise ValueError(f"{path}: {other} is of shape {list(tensor.shape)}, needed for {list(wanted[own].shape)}")
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"{path}: {other} holds NaN or infinity")
-        state[own] = _refolded(tensor.reshape(wanted[own].shape), own, vae)
-    return state
-
-
-def _listed(names: set[str]) -> str:
-    some = sorted(names)
-    return (", ".join(some[:8]) + (f" and {len(some) - 8} more" if len(some) > 8 else "")) or "none"
 
 
 def _names(vae: Causal3D) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,81 @@
+"""Folders in which diffusers saved a model, read without diffusers: config.json and safetensors files.
+
+`read_weights` needs the package safetensors, which converters depend on and this package does not.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+
+
+def read_config(folder: str | Path, class_name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in config.json over `defaults`.
+
+    Raises:
+        ValueError: no config.json, or that of another class.
+    """
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no config.json; give a folder that diffusers saved an {class_name} in")
+    config = json.loads(file.read_text())
+    found = config.get("_class_name")
+    if found != class_name:
+        raise ValueError(f"{folder} holds a {found}, not an {class_name}")
+    return {**defaults, **config}
+
+
+def read_weights(folder: str | Path, shapes: Mapping[str, Iterable[int]]) -> dict[str, Tensor]:
+    """All weights by name, from one file or several.
+
+    Args:
+        shapes: what the network has by name; it is what the files must hold.
+
+    Raises:
+        ValueError: a file is missing or ends too early; weights are missing, unknown, of another shape or not finite.
+    """
+    from safetensors import SafetensorError  # noqa: PLC0415  not a dependency of this package
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    path = Path(folder)
+    files = [WEIGHTS]
+    if (path / INDEX).is_file():
+        files = sorted(set(json.loads((path / INDEX).read_text())["weight_map"].values()))
+    weights: dict[str, Tensor] = {}
+    for name in files:
+        if not (path / name).is_file():
+            raise ValueError(f"{path} holds no {name}")
+        try:
+            weights |= load_file(path / name)
+        except SafetensorError as error:
+            raise ValueError(f"{path / name} cannot be read, it may be half written: {error}") from error
+    missing, extra = set(shapes) - set(weights), set(weights) - set(shapes)
+    if missing or extra:
+        raise ValueError(f"{path}: weights missing: {_listed(missing)}; unknown: {_listed(extra)}")
+    for name, shape in shapes.items():
+        if weights[name].shape != torch.Size(shape):
+            raise ValueError(f"{path}: {name} is of shape {list(weights[name].shape)}, not {list(shape)}")
+        if not torch.isfinite(weights[name]).all():
+            raise ValueError(f"{path}: {name} holds NaN or infinity")
+    return weights
+
+
+def write(folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write a folder that diffusers loads."""
+    from safetensors.torch import save_file  # noqa: PLC0415  not a dependency of this package
+
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in weights.items()}, path / WEIGHTS, metadata={"format": "pt"})
+    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _listed(names: set[str]) -> str:
+    some = sorted(names)
+    return (", ".join(some[:8]) + (f" and {len(some) - 8} more" if len(some) > 8 else "")) or "none"
