@@ -1,5 +1,6 @@
 """Components by name: checked, built and loaded from config nodes, and described for the user."""
 
+import importlib
 import inspect
 import re
 import typing
@@ -26,6 +27,8 @@ WIDTHS = ("latent_channels", "text_widths", "pooled_widths", "cell_widths", "cli
 
 #: Keys of any component: where its weights come from. They are no settings, and no part of a model folder.
 FROM = ("weights", "init_from")
+#: Kinds that can begin from a folder in which diffusers saved a part of Wan, and the package whose `load_wan` reads it.
+CONVERTERS = {"vae": "kinema_vae", "dit": "kinema_dit"}
 
 
 @cache
@@ -40,7 +43,8 @@ def build(registry: Registry[T], node: Mapping[str, Any], **derived: Any) -> T:
     Args:
         registry: of the component's kind.
         node: {"name": ..., "weights": ..., "init_from": ..., **keyword arguments}. `weights` is the path or URL of a
-            file, `init_from` a model folder that has such a component, or a VAE of Wan as diffusers saved it.
+            file, `init_from` a model folder that has such a component, or a VAE or transformer of Wan
+            as diffusers saved it.
         derived: what is read off other components; the constructor gets those that it takes.
 
     Raises:
@@ -61,11 +65,10 @@ def build(registry: Registry[T], node: Mapping[str, Any], **derived: Any) -> T:
 
 def _init_from(module: Any, folder: Path, kind: str) -> None:
     """Load what `folder` holds of this kind."""
-    if (folder / "config.json").is_file():
-        from kinema_vae import load_wan  # noqa: PLC0415  no listing of components needs it
-
+    if kind in CONVERTERS and (folder / "config.json").is_file():
+        package = importlib.import_module(CONVERTERS[kind])  # late: no listing of components needs it
         try:
-            state = load_wan(folder).state_dict()
+            state = package.load_wan(folder).state_dict()
         except ValueError as error:
             raise ConfigError(f"{kind}.init_from: {error}") from error
         check_state(state, module, source=f"{kind}.init_from: {folder}")
