@@ -19,6 +19,7 @@ from torch.nn.functional import gelu, silu
 from kinema_dit.blocks import Block, BlockSettings, Context, modulated, modulation_table
 from kinema_dit.packing import Packing, pack
 from kinema_dit.positions import PLACE_WIDTH, place_features, rotary_angles
+from kinema_dit.sizes import resolved
 
 NOISE_WIDTH = 256
 
@@ -35,6 +36,7 @@ class VideoDiT(DiT):
         pooled_widths: pooled width of each text encoder or None; pooled features join the noise level.
         cell_widths: features per latent cell by name; they join the patches.
         clip_widths: features per clip by name; they join the noise level.
+        size: one of `SIZES`, the next three and `ffn_ratio` where they are not given.
         width: D, a multiple of `num_heads`; the head width D / num_heads is even and at least 6.
         depth: number of blocks.
         num_heads: attention heads.
@@ -50,7 +52,7 @@ class VideoDiT(DiT):
             the last of the conditioning's text streams, and cross-attention attends to them apart.
 
     Raises:
-        ValueError: an unknown layout or activation, or a width that its heads do not divide.
+        ValueError: an unknown size, layout or activation, or a width that its heads do not divide.
     """
 
     def __init__(
@@ -61,11 +63,12 @@ class VideoDiT(DiT):
         pooled_widths: Sequence[int | None] = (),
         cell_widths: Mapping[str, int] | None = None,
         clip_widths: Mapping[str, int] | None = None,
-        width: int = 384,
-        depth: int = 12,
-        num_heads: int = 6,
+        size: str = "S",
+        width: int | None = None,
+        depth: int | None = None,
+        num_heads: int | None = None,
         patch: Sequence[int] = (1, 2, 2),
-        ffn_ratio: float = 4.0,
+        ffn_ratio: float | None = None,
         cross_every: int = 1,
         rope_theta: float = 10000.0,
         activation: Literal["gelu_tanh", "gelu", "silu"] = "gelu_tanh",
@@ -73,6 +76,8 @@ class VideoDiT(DiT):
         image_width: int | None = None,
     ) -> None:
         super().__init__()
+        given = {"width": width, "depth": depth, "num_heads": num_heads, "ffn_ratio": ffn_ratio}
+        width, depth, num_heads, ffn_ratio = resolved(size, given).values()
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; use one of {', '.join(ACTIVATIONS)}")
         if width % num_heads or width // num_heads % 2 or width // num_heads < 6:
@@ -104,7 +109,7 @@ class VideoDiT(DiT):
         settings = BlockSettings(
             width,
             num_heads,
-            int(ffn_ratio * width),
+            round(ffn_ratio * width),
             ACTIVATIONS[activation],
             across_heads=self.wan,
             open_gates=not self.wan,
