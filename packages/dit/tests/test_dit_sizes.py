@@ -36,8 +36,8 @@ def test_dits_sizes_grow_as_published():
     assert set(SIZES) == {*published, *WAN}
 
 
-@pytest.mark.parametrize("layout", ["kinema", "wan"])
-def test_flops_are_those_that_torch_counts(layout):
+@pytest.mark.parametrize(("layout", "attention"), [("kinema", "full"), ("wan", "full"), ("kinema", "window")])
+def test_flops_are_those_that_torch_counts(layout, attention):
     image = {"image_width": 9} if layout == "wan" else {}
     dit = VideoDiT(
         latent_channels=3,
@@ -50,6 +50,8 @@ def test_flops_are_those_that_torch_counts(layout):
         num_heads=2,
         cross_every=2,
         layout=layout,
+        attention=attention,
+        window=(2, 1, 2),
         **image,
     ).eval()
     clips = [torch.randn(3, 3, 4, 4), torch.randn(3, 1, 6, 4), torch.randn(3, 3, 4, 4)]
@@ -64,6 +66,6 @@ def test_flops_are_those_that_torch_counts(layout):
     cond = Conditioning(tuple(streams), {"a": torch.randn(len(noise), 2)}, {"b": torch.randn(3, 6)})
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         dit(x, noise, cond)
-    tokens = [12, 6, 12]
-    found = forward_flops(dit, tokens, text_tokens=[6, 4], image_tokens=8 if image else 0, levels=2)
+    grids = [(3, 2, 2), (1, 3, 2), (3, 2, 2)]
+    found = forward_flops(dit, grids, text_tokens=[6, 4], image_tokens=8 if image else 0, levels=2)
     assert found == counter.get_total_flops()

@@ -7,8 +7,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from kinema_dit.neighbourhoods import Neighbourhoods
+
 # Below this length the CPU's fused kernel is slower in backward than two matrix products.
 SHORT = 512
+
+
+def neighbour_attention(q: Tensor, k: Tensor, v: Tensor, near: Neighbourhoods) -> Tensor:
+    """Self-attention of tokens to some of their clip.
+
+    Args:
+        q, k, v: (L, H, E).
+        near: which.
+
+    Returns:
+        (L, H, E).
+    """
+    out: list[Tensor] = []
+    for queries, keys in near.groups:
+        heads = [x[index].transpose(1, 2) for x, index in ((q, queries), (k, keys), (v, keys))]
+        out.append(_attend(*heads).transpose(1, 2).flatten(0, 1))
+    return torch.cat(out)[near.places]
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
 
-from kinema_dit.attention import cross_attention, packed_attention
+from kinema_dit.attention import cross_attention, neighbour_attention, packed_attention
+from kinema_dit.neighbourhoods import Neighbourhoods
 from kinema_dit.packing import Packing
 from kinema_dit.positions import rotate
 
@@ -80,15 +81,23 @@ class Block(nn.Module):
         text: Context | None,
         image: Context | None,
         packing: Packing,
+        near: Neighbourhoods | None = None,
     ) -> Tensor:
-        """h (L, D), modulation (M, 6, D) with each token's index `level` (L,) into it -> (L, D)."""
+        """h (L, D), modulation (M, 6, D) with each token's index `level` (L,) into it -> (L, D).
+
+        Tokens attend to all of their clip, or to what is `near`.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table).unbind(1)
 
         qkv = self.qkv(modulated(h, shift1[level], scale1[level])).unflatten(1, (3, self.settings.num_heads, -1))
         qk, v = qkv.split([2, 1], dim=1)
         qk = rotate(self.settings.normed(qk, self.qk_scale), *rotation)  # (L, 2, H, E)
-        attended = packed_attention(*qk.unbind(1), v.squeeze(1), packing.groups).flatten(1)
-        h = torch.addcmul(h, gate1[level], self.attention_out(attended))
+        q, k, v = *qk.unbind(1), v.squeeze(1)
+        if near is None:
+            attended = packed_attention(q, k, v, packing.groups)
+        else:
+            attended = neighbour_attention(q, k, v, near)
+        h = torch.addcmul(h, gate1[level], self.attention_out(attended.flatten(1)))
         if self.cross is not None and text is not None:
             h = h + self.cross(h, text, image, packing)
         hidden = self.settings.activation(self.up(modulated(h, shift2[level], scale2[level])))

@@ -6,10 +6,14 @@ Letters: B clips, N cells of all clips, L tokens of all clips, P cells a patch.
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+
+#: Extent in time, rows and columns.
+Grid: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Packing:
         clip: (L,) the clip of each token.
         order: (B,) the clips as they stand in the sequence.
         groups: (number of clips, tokens a clip) of each run of equal length.
+        grids: tokens (in time, rows, columns) of each clip as they stand in the sequence.
     """
 
     cells: Tensor
@@ -29,6 +34,7 @@ class Packing:
     clip: Tensor
     order: Tensor
     groups: tuple[tuple[int, int], ...]
+    grids: tuple[Grid, ...]
 
     def patchify(self, values: Tensor) -> Tensor:
         """(N, C) -> (L, P * C); what hangs over is zero."""
@@ -40,7 +46,7 @@ class Packing:
         return tokens.reshape(self.cells.numel(), -1)[self.slots]
 
 
-def pack(grids: tuple[tuple[int, int, int], ...], patch: tuple[int, int, int], device: torch.device) -> Packing:
+def pack(grids: tuple[Grid, ...], patch: Grid, device: torch.device) -> Packing:
     """Lay out the tokens of clips with these latent grids (t, h, w)."""
     sizes = np.array([np.prod(grid) for grid in grids])
     starts = np.concatenate([[0], sizes.cumsum()])
@@ -62,14 +68,21 @@ def pack(grids: tuple[tuple[int, int, int], ...], patch: tuple[int, int, int], d
         on_device(clip),
         on_device(np.array(order)),
         tuple((count, length) for length, count in runs),
+        tuple(_counts(grids[i], patch) for i in order),
     )
 
 
 @lru_cache(maxsize=1024)
-def _patches(grid: tuple[int, int, int], patch: tuple[int, int, int]) -> np.ndarray:
+def _patches(grid: Grid, patch: Grid) -> np.ndarray:
     """(tokens, P) cell indices within one clip, -1 outside of it."""
-    counts = [-(-n // p) for n, p in zip(grid, patch, strict=True)]
+    counts = _counts(grid, patch)
     cells = np.full([n * p for n, p in zip(counts, patch, strict=True)], -1, dtype=np.int64)
     cells[: grid[0], : grid[1], : grid[2]] = np.arange(np.prod(grid)).reshape(grid)
     (t, h, w), (pt, ph, pw) = counts, patch
     return cells.reshape(t, pt, h, ph, w, pw).transpose(0, 2, 4, 1, 3, 5).reshape(t * h * w, pt * ph * pw)
+
+
+def _counts(grid: Grid, patch: Grid) -> Grid:
+    """Tokens of a grid of cells; what hangs over counts."""
+    t, h, w = (-(-n // p) for n, p in zip(grid, patch, strict=True))
+    return t, h, w

@@ -1,10 +1,13 @@
 """Named sizes of the transformer, and what a pass through it costs."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from kinema_dit.packing import Grid
 
 if TYPE_CHECKING:
     from kinema_dit.video_dit import VideoDiT
@@ -36,7 +39,7 @@ def num_parameters(dit: nn.Module) -> int:
 
 
 def forward_flops(
-    dit: "VideoDiT", tokens: Sequence[int], *, text_tokens: Sequence[int] = (), image_tokens: int = 0, levels: int = 1
+    dit: "VideoDiT", grids: Sequence[Grid], *, text_tokens: Sequence[int] = (), image_tokens: int = 0, levels: int = 1
 ) -> int:
     """Floating-point operations, two a multiplication, of the matrix products in one forward pass.
 
@@ -44,12 +47,12 @@ def forward_flops(
 
     Args:
         dit: the transformer; on the meta device too.
-        tokens: of each clip.
+        grids: tokens (in time, rows, columns) of each clip.
         text_tokens: S of each text stream, padding included.
         image_tokens: of the image stream, where there is one.
         levels: distinct noise levels in each clip.
     """
-    clips, total, text = len(tokens), sum(tokens), sum(text_tokens)
+    clips, total, text = len(grids), sum(map(prod, grids)), sum(text_tokens)
     rows = {"embed_image": clips * image_tokens}
     rows |= {f"embed_text.{i}": clips * length for i, length in enumerate(text_tokens)}
     rows |= dict.fromkeys(("embed_noise", "modulate", "final_modulate"), clips * levels)
@@ -61,9 +64,14 @@ def forward_flops(
             kind = parts[-1] if parts[0] == "blocks" else ".".join(parts[: 1 + (parts[0] == "embed_text")])
             count = {"kv": clips * text, "kv_image": clips * image_tokens}.get(kind, rows.get(kind, total))
             products += count * layer.in_features * layer.out_features
-    for block in dit.blocks:
+    for i, block in enumerate(dit.blocks):
         width = block.settings.width
-        products += 2 * width * sum(length**2 for length in tokens)
+        if dit.rules:
+            rule = dit.rules[i % len(dit.rules)]
+            pairs = sum(len(queries) * len(keys) for grid in grids for queries, keys in rule.sets(grid))
+        else:
+            pairs = sum(prod(grid) ** 2 for grid in grids)
+        products += 2 * width * pairs
         if block.cross is not None:
             products += 2 * width * total * (text + image_tokens)
     return 2 * products

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
 from kinema_dit.blocks import Block, BlockSettings, Context, modulated, modulation_table
+from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
 from kinema_dit.packing import Packing, pack
 from kinema_dit.positions import PLACE_WIDTH, place_features, rotary_angles
 from kinema_dit.sizes import resolved
@@ -45,6 +46,11 @@ class VideoDiT(DiT):
         cross_every: every n-th block, from the first, attends to the text.
         rope_theta: see `rotary_angles`; for grids of tens of cells 100 spreads the frequencies well.
         activation: of the feed-forward network. `gelu_tanh` is Wan's; on a CPU `gelu` and `silu` cost a third of it.
+        attention: of a token to all of its clip ("full"), to a box around it ("window"; boxes are shifted by half in
+            every second block), or to its block of frames and some before it ("block_causal").
+        window: tokens (in time, rows, columns) of a box.
+        block: token frames of a block; of these `context` earlier ones are seen.
+        context: see there.
         layout: "wan" is Wan's network weight by weight, see `load_wan`: queries and keys are normalised over all heads
             together, positions count tokens, text goes through two layers, and there are no features of a token's
             place in its clip.
@@ -52,7 +58,8 @@ class VideoDiT(DiT):
             the last of the conditioning's text streams, and cross-attention attends to them apart.
 
     Raises:
-        ValueError: an unknown size, layout or activation, or a width that its heads do not divide.
+        ValueError: an unknown size, attention, layout or activation, a width that its heads do not divide, or an
+            empty window or block.
     """
 
     def __init__(
@@ -72,6 +79,10 @@ class VideoDiT(DiT):
         cross_every: int = 1,
         rope_theta: float = 10000.0,
         activation: Literal["gelu_tanh", "gelu", "silu"] = "gelu_tanh",
+        attention: Literal["full", "window", "block_causal"] = "full",
+        window: Sequence[int] = (4, 8, 8),
+        block: int = 1,
+        context: int = 4,
         layout: Literal["kinema", "wan"] = "kinema",
         image_width: int | None = None,
     ) -> None:
@@ -84,6 +95,7 @@ class VideoDiT(DiT):
             raise ValueError(f"width {width} over {num_heads} heads must give an even head width of at least 6")
         if layout not in ("kinema", "wan") or (image_width is not None and layout != "wan"):
             raise ValueError(f"layout is {layout!r}; known are kinema and wan, and an image_width is for wan")
+        self.rules = _rules(attention, window, block, context)
         pt, ph, pw = patch
         self.patch = (pt, ph, pw)
         self.wan = layout == "wan"
@@ -153,8 +165,9 @@ class VideoDiT(DiT):
         c = self._condition(*levels, cond)  # (M, D)
         modulation = self._scaled(self.modulate(silu(c)).unflatten(1, (6, -1)))  # (M, 6, D)
         text, image = self._contexts(cond.text, packing)
-        for block in self.blocks:
-            h = block(h, modulation, level, rotation, text, image, packing)
+        near = [neighbourhoods(packing, rule) for rule in self.rules] or [None]
+        for i, block in enumerate(self.blocks):
+            h = block(h, modulation, level, rotation, text, image, packing, near[i % len(near)])
         last = c[:, None] if self.final_modulate is None else self.final_modulate(silu(c)).unflatten(1, (2, -1))
         shift, scale = (self._scaled(last.expand(-1, 2, -1)) + self.final_table)[level].unbind(1)
         return packing.unpatchify(self.project(modulated(h, shift, scale)))
@@ -194,6 +207,20 @@ class VideoDiT(DiT):
 def _context(tokens: Tensor, mask: Tensor, packing: Packing) -> Context:
     bias = torch.zeros(mask.shape, dtype=tokens.dtype, device=tokens.device).masked_fill_(~mask, -torch.inf)
     return tokens[packing.order], bias[packing.order, None, None]
+
+
+def _rules(attention: str, window: Sequence[int], block: int, context: int) -> list[Windows | CausalBlocks]:
+    """What tokens attend to in turn, block by block of the transformer; empty: to all."""
+    if min(*window, block) < 1 or context < 0:
+        raise ValueError(f"window {list(window)} and block {block} start at 1, context {context} at 0")
+    if attention == "full":
+        return []
+    if attention == "window":
+        t, h, w = window
+        return [Windows((t, h, w)), Windows((t, h, w), shift=True)]
+    if attention == "block_causal":
+        return [CausalBlocks(block, context)]
+    raise ValueError(f"attention is {attention!r}; known are full, window and block_causal")
 
 
 def _two_layers(in_width: int, width: int) -> nn.Sequential:

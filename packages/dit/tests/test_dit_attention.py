@@ -1,0 +1,86 @@
+"""Windows and causal blocks: the contract (packed = alone), what they see, and that their cost grows with duration."""
+
+import pytest
+import torch
+from kinema_core import Conditioning, Ragged, seeded_normal
+from kinema_core.testing import DiTContract, largest_difference, randomise
+
+from kinema_dit import VideoDiT
+from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
+from kinema_dit.packing import pack
+
+PLAIN = {"latent_channels": 4, "width": 32, "depth": 3, "num_heads": 2, "patch": (1, 1, 1), "rope_theta": 100.0}
+WINDOW = {"attention": "window", "window": (2, 3, 2)}
+CAUSAL = {"attention": "block_causal", "block": 2, "context": 1}
+
+
+def model(**kwargs) -> VideoDiT:
+    torch.manual_seed(0)
+    dit = VideoDiT(**{**PLAIN, **kwargs}).eval()
+    randomise(dit, scale=0.1)
+    return dit
+
+
+class TestWindow(DiTContract):
+    def make(self) -> VideoDiT:
+        return VideoDiT(**PLAIN, **WINDOW, text_widths=(8,), pooled_widths=(6,))
+
+
+class TestBlockCausal(DiTContract):
+    def make(self) -> VideoDiT:
+        return VideoDiT(**PLAIN, **CAUSAL, text_widths=(8,), pooled_widths=(6,))
+
+
+def run(dit: VideoDiT, z: torch.Tensor) -> torch.Tensor:
+    x = Ragged.from_clips([z])
+    with torch.no_grad():
+        return x.replace(dit(x, torch.full((len(x.values),), 0.3), Conditioning())).clips()[0]
+
+
+@pytest.mark.parametrize("kwargs", [{"attention": "window", "window": (5, 4, 6)}, {**CAUSAL, "block": 5}])
+def test_a_window_or_block_of_all_is_full_attention(kwargs):
+    z = seeded_normal((4, 5, 4, 6), 0)
+    assert largest_difference(run(model(**kwargs), z), run(model(), z)) < 1e-6
+
+
+@pytest.mark.parametrize("frame", range(7))
+def test_a_block_sees_itself_and_so_many_before_it(frame):
+    """One layer of the transformer: what a change of one frame reaches."""
+    dit, z = model(**CAUSAL, depth=1), seeded_normal((4, 7, 2, 3), 0)
+    other = z.clone()
+    other[:, frame] += 1
+    changed = (run(dit, z) - run(dit, other)).abs().amax((0, 2, 3)) > 1e-6
+    own = frame // 2
+    assert changed.tolist() == [own <= f // 2 <= own + 1 for f in range(7)]
+
+
+def test_windows_are_boxes_and_shifted_ones_cross_their_borders():
+    dit, z = model(**WINDOW, depth=1), seeded_normal((4, 4, 6, 4), 0)
+    other = z.clone()
+    other[:, 1, 2, 1] += 1
+    changed = (run(dit, z) - run(dit, other)).abs().amax(0) > 1e-6
+    wanted = torch.zeros(4, 6, 4, dtype=torch.bool)
+    wanted[:2, :3, :2] = True
+    assert torch.equal(changed, wanted)
+    two = (run(model(**WINDOW, depth=2), z) - run(model(**WINDOW, depth=2), other)).abs().amax(0) > 1e-6
+    assert two[2, 3, 2] and not two[3, 5, 3]
+
+
+@pytest.mark.parametrize("rule", [Windows((2, 2, 3)), Windows((2, 2, 3), shift=True), CausalBlocks(2, 1)])
+def test_every_token_is_a_query_once_and_pairs_grow_with_duration(rule):
+    pairs = []
+    for frames in (8, 16, 32):
+        grids = ((frames, 5, 4), (1, 3, 3))
+        near = neighbourhoods(pack(grids, (1, 1, 1), torch.device("cpu")), rule)
+        queries = torch.cat([q.flatten() for q, _ in near.groups])
+        assert torch.equal(queries.sort().values, torch.arange(frames * 20 + 9))
+        assert torch.equal(queries[near.places], torch.arange(len(queries)))
+        pairs.append(sum(q.numel() * k.shape[1] for q, k in near.groups))
+    assert pairs[2] - pairs[1] == 2 * (pairs[1] - pairs[0])
+
+
+def test_refused():
+    with pytest.raises(ValueError, match="'local'; known are full, window and block_causal"):
+        VideoDiT(latent_channels=4, attention="local")
+    with pytest.raises(ValueError, match="block 0 start at 1"):
+        VideoDiT(latent_channels=4, attention="block_causal", block=0)
