@@ -79,6 +79,21 @@ def test_every_token_is_a_query_once_and_pairs_grow_with_duration(rule):
     assert pairs[2] - pairs[1] == 2 * (pairs[1] - pairs[0])
 
 
+@pytest.mark.parametrize("kwargs", [{}, WINDOW])
+def test_checkpointing_keeps_gradients_and_less_memory(kwargs):
+    kept: dict[bool, int] = {}
+    gradients: dict[bool, list[torch.Tensor]] = {}
+    for checkpointing in (False, True):
+        dit = model(**kwargs, checkpointing=checkpointing).train()
+        x, sizes = Ragged.from_clips([seeded_normal((4, 4, 6, 4), 0)]), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            dit(x, torch.full((96,), 0.3), Conditioning()).square().sum().backward()
+        kept[checkpointing] = sum(sizes)
+        gradients[checkpointing] = [p.grad for p in dit.parameters() if p.grad is not None]
+    assert all(largest_difference(a, b) < 1e-6 * (1 + b.abs().max()) for a, b in zip(*gradients.values(), strict=True))
+    assert kept[True] < 0.5 * kept[False]
+
+
 def test_refused():
     with pytest.raises(ValueError, match="'local'; known are full, window and block_causal"):
         VideoDiT(latent_channels=4, attention="local")

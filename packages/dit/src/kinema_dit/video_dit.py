@@ -15,6 +15,7 @@ import torch
 from kinema_core import Conditioning, DiT, Ragged, TextFeatures
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
+from torch.utils.checkpoint import checkpoint
 
 from kinema_dit.blocks import Block, BlockSettings, Context, modulated, modulation_table
 from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
@@ -51,6 +52,8 @@ class VideoDiT(DiT):
         window: tokens (in time, rows, columns) of a box.
         block: token frames of a block; of these `context` earlier ones are seen.
         context: see there.
+        checkpointing: compute each block anew in the backward pass instead of keeping what it made on the way: memory
+            for a third more time.
         layout: "wan" is Wan's network weight by weight, see `load_wan`: queries and keys are normalised over all heads
             together, positions count tokens, text goes through two layers, and there are no features of a token's
             place in its clip.
@@ -83,6 +86,7 @@ class VideoDiT(DiT):
         window: Sequence[int] = (4, 8, 8),
         block: int = 1,
         context: int = 4,
+        checkpointing: bool = False,
         layout: Literal["kinema", "wan"] = "kinema",
         image_width: int | None = None,
     ) -> None:
@@ -96,6 +100,7 @@ class VideoDiT(DiT):
         if layout not in ("kinema", "wan") or (image_width is not None and layout != "wan"):
             raise ValueError(f"layout is {layout!r}; known are kinema and wan, and an image_width is for wan")
         self.rules = _rules(attention, window, block, context)
+        self.checkpointing = checkpointing
         pt, ph, pw = patch
         self.patch = (pt, ph, pw)
         self.wan = layout == "wan"
@@ -167,7 +172,11 @@ class VideoDiT(DiT):
         text, image = self._contexts(cond.text, packing)
         near = [neighbourhoods(packing, rule) for rule in self.rules] or [None]
         for i, block in enumerate(self.blocks):
-            h = block(h, modulation, level, rotation, text, image, packing, near[i % len(near)])
+            inputs = (h, modulation, level, rotation, text, image, packing, near[i % len(near)])
+            if self.checkpointing and torch.is_grad_enabled():
+                h = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                h = block(*inputs)
         last = c[:, None] if self.final_modulate is None else self.final_modulate(silu(c)).unflatten(1, (2, -1))
         shift, scale = (self._scaled(last.expand(-1, 2, -1)) + self.final_table)[level].unbind(1)
         return packing.unpatchify(self.project(modulated(h, shift, scale)))
