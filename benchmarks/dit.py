@@ -1,0 +1,197 @@
+"""`video_dit` against diffusers' `WanTransformer3DModel`, same weights, same run; and what packing and attention cost.
+
+    python benchmarks/dit.py [--quick]
+
+A step is forward and backward, without an optimiser. Ratios are ours over theirs (or packed over the other) in useful
+tokens a second, of medians taken in turn. The share is of the rate of plain matrix products of the transformer's width.
+Two ranks wait for each other: where they draw buckets of different cost, a step takes as long as the dearer one. The
+last line is one JSON object; fp32_ratio, bf16_ratio, packed_over_padded and packed_over_bucketed are what the project
+tracks.
+"""
+
+import argparse
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+import torch
+from diffusers import WanTransformer3DModel
+from kinema_core import Conditioning, Ragged, TextFeatures
+from kinema_data.worlds import TRAIN_SIZES
+from kinema_dit import VideoDiT, forward_flops, load_wan
+
+CHANNELS, TEXT_WIDTH, TEXT_TOKENS = 12, 64, 32
+Grid = tuple[int, int, int]
+
+
+def seconds_of(calls: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
+    """The median time of each call, taken in turn after one round to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if number:
+                taken[name].append(time.perf_counter() - began)
+    return {name: median(values) for name, values in taken.items()}
+
+
+def matmul_rate(width: int, tokens: int, dtype: torch.dtype) -> float:
+    """Operations a second of a plain product (tokens, width) x (width, 4 width)."""
+    a, b = torch.rand(tokens, width).to(dtype), torch.rand(width, 4 * width).to(dtype)
+    return 2 * tokens * width * 4 * width / seconds_of({"product": lambda: a @ b}, 10)["product"]
+
+
+def packed_step(dit: VideoDiT, grids: list[Grid], dtype: torch.dtype = torch.float32) -> Callable[[], None]:
+    """Forward and backward of clips of these grids in one pack."""
+    x = Ragged.from_clips([torch.randn(CHANNELS, *grid) for grid in grids])
+    noise = x.per_cell(torch.rand(len(grids)))
+    text = TextFeatures(
+        torch.randn(len(grids), TEXT_TOKENS, TEXT_WIDTH), torch.ones(len(grids), TEXT_TOKENS, dtype=torch.bool)
+    )
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            out = dit(x, noise, Conditioning((text,)))
+        out.float().square().mean().backward()
+
+    return step
+
+
+def against_diffusers(
+    width: int, depth: int, clips: int, grid: Grid, rounds: int, dtype: torch.dtype
+) -> dict[str, float]:
+    """Tokens a second of both, their ratio, and our share of the rate of plain products."""
+    torch.manual_seed(0)
+    heads = width // 64
+    theirs = WanTransformer3DModel(
+        num_attention_heads=heads,
+        attention_head_dim=64,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        text_dim=TEXT_WIDTH,
+        ffn_dim=4 * width,
+        num_layers=depth,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        ours = load_wan(folder).train()
+    x, t = torch.randn(clips, CHANNELS, *grid), 1000 * torch.rand(clips)
+    text = torch.randn(clips, TEXT_TOKENS, TEXT_WIDTH)
+
+    def their_step() -> None:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            out = theirs(x, t, text).sample
+        out.float().square().mean().backward()
+
+    taken = seconds_of({"ours": packed_step(ours, [grid] * clips, dtype), "theirs": their_step}, rounds)
+    shape = (grid[0], grid[1] // 2, grid[2] // 2)
+    tokens = clips * shape[0] * shape[1] * shape[2]
+    work = 3 * forward_flops(ours, [shape] * clips, text_tokens=[TEXT_TOKENS])
+    return {
+        "ours": tokens / taken["ours"],
+        "theirs": tokens / taken["theirs"],
+        "ratio": taken["theirs"] / taken["ours"],
+        "share": work / taken["ours"] / matmul_rate(width, tokens, dtype),
+    }
+
+
+def mixed_sizes(rounds: int, clips: int) -> dict[str, float]:
+    """The demo's mix of sizes: packed over padded to the largest, over buckets, and over buckets on two ranks."""
+    torch.manual_seed(0)
+    dit = VideoDiT(
+        latent_channels=CHANNELS,
+        text_widths=(TEXT_WIDTH,),
+        pooled_widths=(None,),
+        width=128,
+        depth=6,
+        num_heads=4,
+        patch=(1, 1, 1),
+        activation="gelu",
+    )
+    shares = {(1 + (f - 1) // 4, h // 4, w // 4): share for (f, h, w), share in TRAIN_SIZES.items()}
+    cells = {grid: grid[0] * grid[1] * grid[2] for grid in shares}
+    counts = {grid: max(1, round(share * clips)) for grid, share in shares.items()}
+    mix = [grid for grid, count in counts.items() for _ in range(count)]
+    useful = sum(cells[grid] for grid in mix)
+    largest = tuple(max(grid[axis] for grid in shares) for axis in range(3))
+    # Buckets hold as many cells as the mixed pack, of one size.
+    buckets = {grid: [grid] * max(1, round(useful / cells[grid])) for grid in shares}
+    calls = {"packed": packed_step(dit, mix), "padded": packed_step(dit, [largest] * len(mix))}
+    calls |= {str(grid): packed_step(dit, members) for grid, members in buckets.items()}
+    taken = seconds_of(calls, rounds)
+    rate = useful / taken["packed"]
+    # How often a bucket is drawn: its cells' share of all.
+    weights = {grid: shares[grid] * cells[grid] for grid in shares}
+    total = sum(weights.values())
+    drawn = {grid: weight / total for grid, weight in weights.items()}
+    size = {grid: len(members) * cells[grid] for grid, members in buckets.items()}
+    bucketed = sum(drawn[g] * size[g] for g in drawn) / sum(drawn[g] * taken[str(g)] for g in drawn)
+    pairs = list(itertools.product(drawn, repeat=2))
+    slower = sum(drawn[a] * drawn[b] * max(taken[str(a)], taken[str(b)]) for a, b in pairs)
+    two_ranks = sum(drawn[a] * drawn[b] * (size[a] + size[b]) for a, b in pairs) / slower
+    return {
+        "packed_over_padded": rate / (useful / taken["padded"]),
+        "packed_over_bucketed": rate / bucketed,
+        "packed_over_bucketed_two_ranks": 2 * rate / two_ranks,
+    }
+
+
+@torch.no_grad()
+def durations(frames: tuple[int, ...], rounds: int) -> dict[str, float]:
+    """How the time of attention alone grows with duration: the slope of its logarithm over that of the frames."""
+    from kinema_dit.attention import neighbour_attention, packed_attention  # noqa: PLC0415  not public
+    from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods  # noqa: PLC0415
+    from kinema_dit.packing import pack  # noqa: PLC0415
+
+    rules = {"full": None, "window": Windows((4, 8, 8)), "block_causal": CausalBlocks(1, 4)}
+    taken: dict[str, list[float]] = {name: [] for name in rules}
+    for count in frames:
+        packing = pack(((count, 8, 8),), (1, 1, 1), torch.device("cpu"))
+        q, k, v = torch.randn(3, count * 64, 4, 32)
+        calls: dict[str, Callable[[], object]] = {}
+        for name, rule in rules.items():
+            near = None if rule is None else neighbourhoods(packing, rule)
+            calls[name] = (
+                (lambda q=q, k=k, v=v, p=packing: packed_attention(q, k, v, p.groups))
+                if near is None
+                else (lambda q=q, k=k, v=v, n=near: neighbour_attention(q, k, v, n))
+            )
+        for name, seconds in seconds_of(calls, rounds).items():
+            taken[name].append(seconds)
+    steps = torch.tensor(frames).double().log()
+    slopes = {}
+    for name, values in taken.items():
+        logs = torch.tensor(values).double().log()
+        slopes[name] = float(
+            ((steps - steps.mean()) * (logs - logs.mean())).sum() / (steps - steps.mean()).square().sum()
+        )
+        print(f"{name}: " + ", ".join(f"{n} frames {1e3 * s:.1f} ms" for n, s in zip(frames, values, strict=True)))
+    return {f"slope/{name}": slope for name, slope in slopes.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="under two minutes")
+    args = parser.parse_args()
+    figures: dict[str, float] = {}
+    rounds = 3 if args.quick else 9
+    width, depth = (256, 2) if args.quick else (512, 4)
+    for short, dtype, clips in (("fp32", torch.float32, 8), ("bf16", torch.bfloat16, 1 if args.quick else 2)):
+        found = against_diffusers(width, depth, clips, (3, 16, 16), rounds, dtype)
+        figures[f"{short}_ratio"], figures[f"{short}_share"] = found["ratio"], found["share"]
+        print(
+            f"{short}, width {width}: ours {found['ours']:.0f}, theirs {found['theirs']:.0f} tokens/s, ratio "
+            f"{found['ratio']:.2f}; {found['share']:.0%} of the rate of plain products",
+            flush=True,
+        )
+    figures |= mixed_sizes(rounds, 16 if args.quick else 48)
+    figures |= durations((8, 16, 32) if args.quick else (8, 16, 32, 64, 128), rounds)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
