@@ -27,7 +27,7 @@ WORLD = {
             ]
         },
     },
-    "sizes": {"small": 5.3, "medium": 7.0, "large": 9.2},
+    "sizes": {"small": 4.8, "medium": 6.6, "large": 9.0},
     "directions": {"left": [-1, 0], "right": [1, 0], "up": [0, -1], "down": [0, 1], "up-right": [1, -1]},
     "no_motion": "none",
     "laws": {"growth": 4 / 3, "step": [5.0, 8.0], "turn": [0.4, 0.6], "sweep": [270.0, 360.0]},

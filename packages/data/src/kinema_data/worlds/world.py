@@ -37,7 +37,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "cross": {"polygons": [_rectangle(1.2, 0.42), _rectangle(0.42, 1.2)]},
 }
 #: Radius in pixels.
-SIZES = {"small": 5.3, "medium": 7.0, "large": 9.2}
+SIZES = {"small": 4.8, "medium": 6.6, "large": 9.0}
 #: Motions in a straight line, as steps right and down.
 DIRECTIONS = {
     "left": (-1, 0),
