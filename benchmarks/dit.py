@@ -21,7 +21,17 @@ import torch
 from diffusers import WanTransformer3DModel
 from kinema_core import Conditioning, Ragged, TextFeatures
 from kinema_data.worlds import TRAIN_SIZES
-from kinema_dit import VideoDiT, forward_flops, load_wan
+from kinema_dit import (
+    CausalBlocks,
+    VideoDiT,
+    Windows,
+    forward_flops,
+    load_wan,
+    neighbour_attention,
+    neighbourhoods,
+    pack,
+    packed_attention,
+)
 
 CHANNELS, TEXT_WIDTH, TEXT_TOKENS = 12, 64, 32
 Grid = tuple[int, int, int]
@@ -143,10 +153,6 @@ def mixed_sizes(rounds: int, clips: int) -> dict[str, float]:
 @torch.no_grad()
 def durations(frames: tuple[int, ...], rounds: int) -> dict[str, float]:
     """How the time of attention alone grows with duration: the slope of its logarithm over that of the frames."""
-    from kinema_dit.attention import neighbour_attention, packed_attention  # noqa: PLC0415  not public
-    from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods  # noqa: PLC0415
-    from kinema_dit.packing import pack  # noqa: PLC0415
-
     rules = {"full": None, "window": Windows((4, 8, 8)), "block_causal": CausalBlocks(1, 4)}
     taken: dict[str, list[float]] = {name: [] for name in rules}
     for count in frames:

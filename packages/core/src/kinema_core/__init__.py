@@ -1,5 +1,6 @@
 """The contract between Kinema's packages: registries, interfaces and the data that travels between components."""
 
+from kinema_core import diffusers_folder
 from kinema_core.data import UNIT_CELL_RATE, Clip, Conditioning, Ragged, TextFeatures
 from kinema_core.hashing import weights_hash
 from kinema_core.interfaces import (
@@ -63,6 +64,7 @@ __all__ = [
     "captioners",
     "datasets",
     "diffusions",
+    "diffusers_folder",
     "dits",
     "features",
     "guidances",

@@ -1,7 +1,23 @@
 """Kinema's diffusion transformer over packed spacetime patches."""
 
+from kinema_dit.attention import neighbour_attention, packed_attention
+from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
+from kinema_dit.packing import pack
 from kinema_dit.sizes import SIZES, forward_flops, num_parameters
 from kinema_dit.video_dit import VideoDiT
 from kinema_dit.wan_weights import load_wan, save_wan
 
-__all__ = ["SIZES", "VideoDiT", "forward_flops", "load_wan", "num_parameters", "save_wan"]
+__all__ = [
+    "SIZES",
+    "CausalBlocks",
+    "VideoDiT",
+    "Windows",
+    "forward_flops",
+    "load_wan",
+    "neighbour_attention",
+    "neighbourhoods",
+    "num_parameters",
+    "pack",
+    "packed_attention",
+    "save_wan",
+]

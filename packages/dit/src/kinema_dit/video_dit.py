@@ -50,8 +50,8 @@ class VideoDiT(DiT):
         attention: of a token to all of its clip ("full"), to a box around it ("window"; boxes are shifted by half in
             every second block), or to its block of frames and some before it ("block_causal").
         window: tokens (in time, rows, columns) of a box.
-        block: token frames of a block; of these `context` earlier ones are seen.
-        context: see there.
+        block: token frames of a block.
+        context: how many earlier blocks are seen.
         checkpointing: compute each block anew in the backward pass instead of keeping what it made on the way: memory
             for a third more time.
         layout: "wan" is Wan's network weight by weight, see `load_wan`: queries and keys are normalised over all heads

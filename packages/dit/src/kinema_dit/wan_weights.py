@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kinema_core.diffusers_folder import read_config, read_weights, write
+from kinema_core import diffusers_folder
 from torch import Tensor
 
 from kinema_dit.video_dit import VideoDiT
@@ -54,7 +54,7 @@ def load_wan(folder: str | Path) -> VideoDiT:
     """
     dit = VideoDiT(**wan_settings(folder))
     state, names = dit.state_dict(), dict(_parts(dit))
-    theirs = read_weights(folder, {name: value.shape for name, value in _theirs(dit).items()})
+    theirs = diffusers_folder.read_weights(folder, {name: value.shape for name, value in _theirs(dit).items()})
     ours = {own: _to_ours(own, [theirs[name] for name in names[own]], value, dit) for own, value in state.items()}
     dit.load_state_dict(ours)
     return dit.eval()
@@ -67,12 +67,12 @@ def save_wan(dit: VideoDiT, folder: str | Path) -> None:
         ValueError: another layout, or settings that Wan's network does not have.
     """
     config = _config(dit)
-    write(folder, config, _theirs(dit))
+    diffusers_folder.write(folder, config, _theirs(dit))
 
 
 def wan_settings(folder: str | Path) -> dict[str, Any]:
     """Keyword arguments of `VideoDiT` for a folder of diffusers. ValueError as `load_wan` raises it."""
-    config = read_config(folder, CLASS_NAME, _DEFAULTS)
+    config = diffusers_folder.read_config(folder, CLASS_NAME, _DEFAULTS)
     wrong = {key: config[key] for key, value in _FIXED.items() if config[key] != value}
     if wrong or config["pos_embed_seq_len"] is not None:
         raise ValueError(f"{folder}: {wrong or 'pos_embed_seq_len'} is none of Wan's text and image to video models")

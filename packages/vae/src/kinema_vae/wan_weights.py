@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kinema_core.diffusers_folder import read_config, read_weights, write
+from kinema_core import diffusers_folder
 from torch import Tensor
 
 from kinema_vae.causal3d import Causal3D
@@ -39,10 +39,12 @@ def load_wan(folder: str | Path) -> Causal3D:
         ValueError: no such folder, another architecture, weights that are missing, unknown, of another shape or not
             finite, or a file that ends too early. All in one line.
     """
-    config = read_config(folder, CLASS_NAME, _DEFAULTS)
+    config = diffusers_folder.read_config(folder, CLASS_NAME, _DEFAULTS)
     vae = Causal3D(**_settings(config))
     names, wanted = dict(_names(vae)), vae.state_dict()
-    theirs = read_weights(folder, {other: _their_shape(wanted[own], other) for own, other in names.items()})
+    theirs = diffusers_folder.read_weights(
+        folder, {other: _their_shape(wanted[own], other) for own, other in names.items()}
+    )
     state = {own: _refolded(theirs[other].reshape(wanted[own].shape), own, vae) for own, other in names.items()}
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is not None and std is not None:
@@ -61,7 +63,7 @@ def save_wan(vae: Causal3D, folder: str | Path) -> None:
     theirs = {
         other: _refolded(state[own], own, vae).reshape(_their_shape(state[own], other)) for own, other in _names(vae)
     }
-    write(folder, config, theirs)
+    diffusers_folder.write(folder, config, theirs)
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:

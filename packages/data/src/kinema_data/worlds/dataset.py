@@ -16,7 +16,9 @@ class ShapesDataset(ClipDataset):
         seed: another seed, other clips of the same world.
         split: train, choose or report: which combinations of colour, shape and motion occur.
         scale: whole number that multiplies every length, frame sizes too.
-        texture, noise, camera: of its `Look`.
+        texture: strength of the patterns on object and background, in levels of 255; see `Look`.
+        noise: deviation of what every value is off by, in levels of 255.
+        camera: pixels at scale 1 a second that the background passes by.
     """
 
     def __init__(
