@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="under two minutes")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each of the six trainings")
     args = parser.parse_args()
-    minutes, clips, rates = (0.2, 400, RATES[1:2]) if args.quick else (args.minutes, 3000, RATES)
+    minutes, clips, rates = (0.1, 200, RATES[1:2]) if args.quick else (args.minutes, 3000, RATES)
     for who, settings in NETWORKS.items():
         print(f"{who}: {sum(p.numel() for p in build(vaes, settings).parameters()) / 1e6:.2f} M parameters", flush=True)
     with tempfile.TemporaryDirectory() as name:
