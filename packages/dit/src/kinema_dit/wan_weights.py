@@ -36,7 +36,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "pos_embed_seq_len": None,
 }
 #: What all of Wan's models have, and this network is built for.
-_FIXED = {"freq_dim": 256, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "eps": 1e-6}
+_FIXED = {key: _DEFAULTS[key] for key in ("freq_dim", "cross_attn_norm", "qk_norm", "eps")}
 
 
 def load_wan(folder: str | Path) -> VideoDiT:
@@ -52,7 +52,7 @@ def load_wan(folder: str | Path) -> VideoDiT:
         ValueError: no such folder, another architecture, weights that are missing, unknown, of another shape or not
             finite, or a file that ends too early. All in one line.
     """
-    dit = VideoDiT(**wan_settings(folder))
+    dit = VideoDiT(**_settings(folder))
     state, names = dit.state_dict(), dict(_parts(dit))
     theirs = diffusers_folder.read_weights(folder, {name: value.shape for name, value in _theirs(dit).items()})
     ours = {own: _to_ours(own, [theirs[name] for name in names[own]], value, dit) for own, value in state.items()}
@@ -70,7 +70,7 @@ def save_wan(dit: VideoDiT, folder: str | Path) -> None:
     diffusers_folder.write(folder, config, _theirs(dit))
 
 
-def wan_settings(folder: str | Path) -> dict[str, Any]:
+def _settings(folder: str | Path) -> dict[str, Any]:
     """Keyword arguments of `VideoDiT` for a folder of diffusers. ValueError as `load_wan` raises it."""
     config = diffusers_folder.read_config(folder, CLASS_NAME, _DEFAULTS)
     wrong = {key: config[key] for key, value in _FIXED.items() if config[key] != value}
