@@ -6,7 +6,7 @@ from kinema_core import seeded_normal, vaes
 from kinema_core.testing import VAEContract, largest_difference, randomise
 
 from kinema_vae import PRESETS, Causal3D
-from kinema_vae.layers import parts
+from kinema_vae.layers import CausalConv3d, in_parts
 
 
 def small(**kwargs) -> Causal3D:
@@ -132,11 +132,28 @@ class TestStreams:
         z = vae.encode(video)
         again = vae.decode(z)
         monkeypatch.setattr("kinema_vae.layers.PART", 1)
-        assert len(parts(video)) == 1, "whole where gradients are kept"
+        lengths: list[int] = []
+        in_parts(video, lambda part: lengths.append(part.shape[2]) or part)
+        assert lengths == [9], "whole where gradients are kept"
         with torch.no_grad():
-            assert len(parts(video)) == 9
+            in_parts(video, lambda part: lengths.append(part.shape[2]) or part)
+            assert lengths[1:] == [1] * 9
             assert largest_difference(vae.encode(video), z) < 1e-5
             assert largest_difference(vae.decode(z), again) < 1e-5
+
+    @pytest.mark.parametrize("blank", [False, True])
+    @pytest.mark.parametrize("kernel", [(3, 3, 3), (4, 1, 3), (2, 5, 1), (1, 3, 3)])
+    @pytest.mark.parametrize("lengths", [(7,), (1, 1, 2, 3), (2, 5)])
+    def test_frame_by_frame_is_torchs_convolution(self, lengths, kernel, blank) -> None:
+        torch.manual_seed(0)
+        conv, video = CausalConv3d(3, 5, kernel, blank=blank), seeded_normal((2, 3, 7, 6, 4), 0)
+        whole, _ = conv(video, None)  # gradients are kept: torch's own
+        with torch.no_grad():
+            past, done = None, []
+            for piece in video.split(lengths, dim=2):
+                y, past = conv(piece, past)
+                done.append(y)
+        assert largest_difference(torch.cat(done, dim=2), whole.detach()) < 1e-5
 
     def test_wrong_channels_are_refused(self) -> None:
         vae = small(**SINGLE)

@@ -153,7 +153,9 @@ class Causal3D(VideoVAE):
             raise ValueError(f"a video has 3 channels, red, green and blue, not {video.shape[1]}")
         _, sh, sw = self.stride
         pad = (0, -video.shape[4] % sw, 0, -video.shape[3] % sh, 0, 0)
-        moments, past = self.encoder(nn.functional.pad(video, pad, mode="replicate"), past)
+        if any(pad):
+            video = nn.functional.pad(video, pad, mode="replicate")
+        moments, past = self.encoder(video, past)
         mean, log_variance = moments.chunk(2, dim=1)
         return (mean, log_variance.clamp(-20, 10)), past
 

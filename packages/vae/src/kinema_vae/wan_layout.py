@@ -17,15 +17,17 @@ from torch.nn import functional
 from kinema_vae.layers import (
     CausalConv3d,
     CausalSequence,
+    Conv3d,
     NormAct,
     Past,
     ResidualBlock,
     RMSNorm,
     Shuffle,
     Unshuffle,
+    clips_of,
     folded,
-    joined,
-    parts,
+    frames_of,
+    in_parts,
     unfolded,
 )
 
@@ -128,12 +130,12 @@ class Down(nn.Module):
 
     def __init__(self, channels: int, *, over_time: bool) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(channels, channels, (1, 3, 3), stride=(1, 2, 2))
+        self.conv = Conv3d(channels, channels, (1, 3, 3), stride=(1, 2, 2))
         self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if over_time else None
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
         """(B, C, T, H, W) -> (B, C, T', H / 2, W / 2); remembers one frame."""
-        x = self.conv(functional.pad(x, (0, 1, 0, 1)))
+        x = self.conv(clips_of(functional.pad(frames_of(x), (0, 1, 0, 1)), len(x)))
         if self.time_conv is None:
             return x, ()
         last = x[:, :, -1:].clone()
@@ -151,7 +153,7 @@ class Up(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, over_time: bool) -> None:
         super().__init__()
         self.time_conv = CausalConv3d(in_channels, 2 * in_channels, (3, 1, 1), blank=True) if over_time else None
-        self.conv = nn.Conv3d(in_channels, out_channels, (1, 3, 3), padding=(0, 1, 1))
+        self.conv = Conv3d(in_channels, out_channels, (1, 3, 3), padding=(0, 1, 1))
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
         """(B, C, T, H, W) -> (B, C', T', 2 H, 2 W); remembers two frames."""
@@ -163,10 +165,10 @@ class Up(nn.Module):
             later = rearrange(later, "b (k c) t h w -> b c (t k) h w", k=2)
         elif past is None:
             past = ()  # has begun, and no second frame is behind
-        return self._finer(torch.cat([first, later], dim=2)), past
+        return self._finer(torch.cat([first, later], dim=2) if first.shape[2] else later), past
 
     def _finer(self, x: Tensor) -> Tensor:
-        return joined([self.conv(_doubled(part)) for part in parts(x)])
+        return in_parts(x, lambda part: self.conv(_doubled(part)))
 
 
 class Beside(nn.Module):
@@ -215,4 +217,4 @@ class CopyUp(nn.Module):
 
 
 def _doubled(x: Tensor) -> Tensor:
-    return functional.interpolate(x, scale_factor=(1, 2, 2), mode="nearest")
+    return clips_of(functional.interpolate(frames_of(x), scale_factor=2, mode="nearest"), len(x))
