@@ -2,22 +2,22 @@
 
 Every layer here is called as `y, past = layer(x, past)` with x (B, C, T, H, W). `past` is what the layer has to
 remember of the frames before x: None at the start of a video, otherwise what it returned for the piece before, which
-is used up: each layer's part is let go as it is read, or a piece would need the memory of two pasts. No layer keeps
-state of its own, so pieces of several videos may be interleaved, and a video run in pieces equals the whole.
+is used up: it is emptied as it is read, or a piece would need the memory of two pasts. No layer keeps state of its
+own, so pieces of several videos may be interleaved, and a video run in pieces equals the whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-#: None at the start of a video; otherwise nested as the layers are.
-Past: TypeAlias = "Tensor | list[Past] | tuple[()] | None"
+#: None at the start of a video; otherwise what the layer made of it, emptied as it is read.
+Past: TypeAlias = "list[Any] | tuple[()] | None"
 
-#: Values that a layer computes at once when no gradients are kept, if one frame has no more.
+#: Values that go through layers together when no gradients are kept, if one frame has no more.
 PART = 1 << 21
 
 #: Values that stay in the cache of a core.
@@ -25,16 +25,41 @@ CACHED = 1 << 16
 
 
 class CausalSequence(nn.ModuleList):
-    """Layers one after the other; its past is the list of theirs."""
+    """Layers one after the other; its past is the list of theirs, those of sequences within it among them.
+
+    Without gradients it goes depth first: wherever a piece has grown beyond `PART` values, its parts go through all
+    layers that follow one after the other, so that what lies between layers is small however large the frames are. A
+    layer that has `together` set needs blocks of frames whole.
+    """
 
     def forward(self, x: Tensor, past: Past = None) -> tuple[Tensor, Past]:
         """x (B, C, T, H, W) -> the last layer's output, and what to remember."""
-        pasts: list[Past] = [None] * len(self) if past is None else past
-        kept: list[Past] = []
+        layers = list(self.flat())
+        pasts = [None] * len(layers) if past is None else list(past)
+        return _through(layers, pasts, x, 0), pasts
+
+    def flat(self) -> Iterator[nn.Module]:
+        """The layers, those of sequences within it in their place."""
         for layer in self:
-            x, after = layer(x, pasts.pop(0))
-            kept.append(after)
-        return x, kept
+            if isinstance(layer, CausalSequence):
+                yield from layer.flat()
+            else:
+                yield layer
+
+
+def _through(layers: Sequence[nn.Module], pasts: list[Past], x: Tensor, start: int) -> Tensor:
+    """What the layers from number `start` on make of x; changes `pasts`."""
+    for at in range(start, len(layers)):
+        if not x.shape[2]:
+            return x
+        frames = max(1, PART // x[:, :, :1].numel())
+        together = torch.is_grad_enabled() or any(getattr(layer, "together", False) for layer in layers[at:])
+        if frames < x.shape[2] and not together:
+            done = [_through(layers, pasts, part, at) for part in x.split(frames, dim=2)]
+            # Where frames are made fewer, a part may be too short to give one.
+            return joined([y for y in done if y.shape[2]] or done[:1])
+        x, pasts[at] = layers[at](x, pasts[at])
+    return x
 
 
 def frames_of(x: Tensor) -> Tensor:
@@ -52,30 +77,35 @@ def _by_frames(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-def _joined(past: Tensor, x: Tensor) -> Tensor:
-    """The past and x, one after the other in time."""
-    if not _by_frames(x):
-        return torch.cat([past, x], dim=2)
-    return torch.cat([past.transpose(1, 2), x.transpose(1, 2)], dim=1).transpose(1, 2)
+def joined(pieces: Sequence[Tensor]) -> Tensor:
+    """Pieces of videos (B, C, T, H, W), one after the other in time."""
+    if not _by_frames(pieces[0]):
+        return torch.cat(list(pieces), dim=2)
+    return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1).transpose(1, 2)
 
 
 class Conv3d(nn.Conv3d):
-    """A 3D convolution that looks at each frame and the `kernel - 1` before it, all of which it is given."""
+    """A 3D convolution that looks at each frame and the `kernel - 1` before it."""
 
-    def forward(self, x: Tensor, zeros: int = 0) -> Tensor:
-        """(B, C, kernel - 1 + T, H, W), the first `zeros` frames of which are zero -> (B, C', T, H', W')."""
+    def forward(self, x: Tensor, missing: int = 0) -> Tensor:
+        """The frames before and the frames, (B, C, kernel - 1 - missing + T, H, W) -> (B, C', T, H', W').
+
+        The first `missing` frames are not there, for they are zero.
+        """
         if not _by_frames(x):
-            return super().forward(x)
+            return super().forward(nn.functional.pad(x, (0, 0, 0, 0, missing, 0)) if missing else x)
         # A sum of convolutions in two dimensions: on CPUs the one in three is several times slower over few frames of
         # many pixels, and needs memory for a reordered copy of them all.
         clips, kernels = len(x), self.weight.unbind(2)
-        frames = x.shape[2] - len(kernels) + 1
-        y = self._within(x[:, :, len(kernels) - 1 :], kernels[-1], self.bias)
-        for at, kernel in enumerate(kernels[:-1]):
-            blank = min(frames, max(0, zeros - at))
-            if blank < frames:
-                clips_of(y, clips)[:, :, blank:] += clips_of(self._within(x[:, :, at + blank : at + frames], kernel), clips)
-        return clips_of(y, clips)
+        before = len(kernels) - 1 - missing
+        frames = x.shape[2] - before
+        y = clips_of(self._within(x[:, :, before:], kernels[-1], self.bias), clips)
+        for lag, kernel in enumerate(reversed(kernels[:-1]), 1):
+            first = max(0, lag - before)  # frame that has a frame so long before it
+            if first < frames:
+                seen = x[:, :, before + first - lag : before + frames - lag]
+                y[:, :, first:] += clips_of(self._within(seen, kernel), clips)
+        return y
 
     def _within(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         """(B, C, T, H, W) -> (B T, C', H', W'): one part of the kernel over every frame."""
@@ -104,35 +134,17 @@ class CausalConv3d(Conv3d):
         self.blank = blank
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """(B, C, T, H, W) -> (B, C', T, H, W); remembers the last kernel - 1 input frames."""
+        """(B, C, T, H, W) -> (B, C', T, H, W); remembers the last kernel - 1 input frames, zeros left out."""
         if self.memory == 0:
             return super().forward(x), ()
-        frames, zeros = x.shape[2], self.memory if past is None and self.blank else 0
-        if past is None:
-            first = torch.zeros_like(x[:, :, :1]) if self.blank else x[:, :, :1]
-            past = first.expand(-1, -1, self.memory, -1, -1)
-        x = _joined(past, x)
+        frames = x.shape[2]
+        if past is not None:
+            x = joined([past.pop(), x])
+        elif not self.blank:
+            x = joined([x[:, :, :1].expand(-1, -1, self.memory, -1, -1), x])
+        missing = self.memory + frames - x.shape[2]
         # The clone lets go of the other frames, which a view would keep in memory.
-        return super().forward(x, zeros), x[:, :, frames:].clone()
-
-
-def in_parts(x: Tensor, call: Callable[[Tensor], Tensor]) -> Tensor:
-    """`call` of (B, C, T, H, W), part after part of about `PART` values along time; at once where gradients are kept.
-
-    What a layer makes on the way is several times as large as x, so that memory is mostly that of the parts.
-    """
-    frames = max(1, PART // x[:, :, :1].numel())
-    if torch.is_grad_enabled() or frames >= x.shape[2]:
-        return call(x)
-    y = None
-    for at in range(0, x.shape[2], frames):
-        part = call(x[:, :, at : at + frames])
-        if y is None:
-            clips, channels, _, height, width = part.shape
-            y = clips_of(part.new_empty(clips * x.shape[2], channels, height, width), clips)
-        y[:, :, at : at + frames] = part
-    assert y is not None
-    return y
+        return super().forward(x, missing), [x[:, :, -self.memory :].clone()]
 
 
 class RMSNorm(nn.Module):
@@ -186,12 +198,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
         """(B, C, T, H, W) -> (B, C', T, H, W)."""
-        def block(part: Tensor) -> Tensor:
-            nonlocal past
-            change, past = self.body(part, past)
-            return self.shortcut(part) + change
-
-        return in_parts(x, block), past
+        change, past = self.body(x, past)
+        return self.shortcut(x) + change, past
 
 
 def folded(x: Tensor, stride: tuple[int, int, int]) -> Tensor:
@@ -216,6 +224,7 @@ class Unshuffle(nn.Module):
     def __init__(self, stride: tuple[int, int, int]) -> None:
         super().__init__()
         self.stride = stride
+        self.together = stride[0] > 1
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
         """T is 1 + st n at the start of a video, st n later; H and W are multiples of sh and sw."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kinema_vae.layers import (
+    PART,
     CausalConv3d,
     CausalSequence,
     Conv3d,
@@ -27,7 +28,7 @@ from kinema_vae.layers import (
     clips_of,
     folded,
     frames_of,
-    in_parts,
+    joined,
     unfolded,
 )
 
@@ -134,14 +135,22 @@ class Down(nn.Module):
         self.time_conv = nn.Conv3d(channels, channels, (3, 1, 1), stride=(2, 1, 1)) if over_time else None
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
-        """(B, C, T, H, W) -> (B, C, T', H / 2, W / 2); remembers one frame."""
+        """(B, C, T, H, W) -> (B, C, T', H / 2, W / 2); remembers one frame, or two where T was odd."""
         x = self.conv(clips_of(functional.pad(frames_of(x), (0, 1, 0, 1)), len(x)))
         if self.time_conv is None:
             return x, ()
-        last = x[:, :, -1:].clone()
-        seen = x if past is None else torch.cat([past, x], dim=2)
-        coarse = self.time_conv(seen) if seen.shape[2] > 2 else seen[:, :, :0]
-        return (torch.cat([x[:, :, :1], coarse], dim=2) if past is None else coarse), last
+        if past is None:  # the first frame, and what follows it
+            coarse, later = self._coarser(x)
+            return torch.cat([x[:, :, :1], coarse], dim=2), [later]
+        coarse, later = self._coarser(joined([past.pop(), x]))
+        return coarse, [later]
+
+    def _coarser(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Every second frame seen with both its neighbours, and the frames that the next ones are seen with."""
+        frames = (x.shape[2] - 1) // 2
+        assert self.time_conv is not None
+        coarse = self.time_conv(x[:, :, : 2 * frames + 1]) if frames else x[:, :, :0]
+        return coarse, x[:, :, 2 * frames :].clone()
 
 
 class Up(nn.Module):
@@ -161,14 +170,15 @@ class Up(nn.Module):
             return self._finer(x), ()
         first, later = (x[:, :, :1], x[:, :, 1:]) if past is None else (x[:, :, :0], x)
         if later.shape[2]:
-            later, past = self.time_conv(later, past if isinstance(past, Tensor) else None)
+            later, past = self.time_conv(later, past or None)
             later = rearrange(later, "b (k c) t h w -> b c (t k) h w", k=2)
         elif past is None:
             past = ()  # has begun, and no second frame is behind
         return self._finer(torch.cat([first, later], dim=2) if first.shape[2] else later), past
 
     def _finer(self, x: Tensor) -> Tensor:
-        return in_parts(x, lambda part: self.conv(_doubled(part)))
+        frames = x.shape[2] if torch.is_grad_enabled() else max(1, PART // (4 * x[:, :, :1].numel()))
+        return joined([self.conv(_doubled(part)) for part in x.split(frames, dim=2)])
 
 
 class Beside(nn.Module):
@@ -178,6 +188,7 @@ class Beside(nn.Module):
         super().__init__()
         self.level = level
         self.shortcut = shortcut
+        self.together = isinstance(shortcut, AverageDown) and shortcut.stride[0] > 1
 
     def forward(self, x: Tensor, past: Past) -> tuple[Tensor, Past]:
         """(B, C, T, H, W) -> the level's output; remembers what the level does."""
