@@ -14,8 +14,10 @@ from kinema.errors import reported
 app = typer.Typer(help="Train and run latent video diffusion transformers.", add_completion=False)
 data_app = typer.Typer(help="Make and inspect datasets.")
 train_app = typer.Typer(help="Train a component. Settings follow as section.key=value, over those of --config.")
+import_app = typer.Typer(help="Make a model folder of one that another library saved.")
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
+app.add_typer(import_app, name="import")
 
 Config = Annotated[str | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file or URL.")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's.")]
@@ -30,7 +32,9 @@ Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Where to 
 Frames = Annotated[int, typer.Option(min=1, help="Frames; 1 makes an image.")]
 Height = Annotated[int, typer.Option(min=1, help="Height in pixels.")]
 Width = Annotated[int, typer.Option(min=1, help="Width in pixels.")]
-FrameRate = Annotated[float, typer.Option("--fps", min=0.1, help="Frames per second.")]
+FrameRate = Annotated[
+    float | None, typer.Option("--fps", min=0.1, help="Frames per second; the model's own rate by default.")
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; the model's own number by default.")]
 
 
@@ -136,6 +140,17 @@ _train_command("clip", "Train a CLIP on captions and frames.")
 _train_command("dit", "Train a diffusion transformer on a VAE's latents.")
 
 
+@import_app.command("wan")
+def import_wan_command(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where diffusers saved a pipeline of Wan.")],
+    out: Out = "wan",
+) -> None:
+    """Make a model folder of a diffusers pipeline of Wan: VAE, transformer, umT5 and schedule."""
+    from kinema.import_wan import import_wan
+
+    typer.echo(f"wrote {import_wan(folder, out)}")
+
+
 @app.command()
 def encode(
     config: Config = None,
@@ -156,7 +171,7 @@ def generate(
     frames: Frames = 9,
     height: Height = 32,
     width: Width = 32,
-    frame_rate: FrameRate = 8.0,
+    frame_rate: FrameRate = None,
     steps: Steps = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     out: Out = "generated",
@@ -175,7 +190,7 @@ def animate(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The first frame; its size is the video's.")],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What happens.")] = "",
     frames: Frames = 9,
-    frame_rate: FrameRate = 8.0,
+    frame_rate: FrameRate = None,
     steps: Steps = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     out: Out = "generated",

@@ -22,12 +22,12 @@ MOST_PROMPT_CHARACTERS = 4000
 
 @dataclass(frozen=True)
 class Sizes:
-    """What to make: frames (1: an image), pixels, frames per second."""
+    """What to make: frames (1: an image), pixels, frames per second (None: the model's)."""
 
     frames: int
     height: int
     width: int
-    frame_rate: float
+    frame_rate: float | None = None
 
 
 def generate_command(
@@ -36,7 +36,14 @@ def generate_command(
     """One mp4 (png for one frame) a prompt in `out`; each file's metadata says how it was made."""
     pipeline = _loaded(model, steps)
     requests = [
-        Request(_clipped(prompt), sizes.frames, sizes.height, sizes.width, sizes.frame_rate, id=str(i))
+        Request(
+            _clipped(prompt),
+            sizes.frames,
+            sizes.height,
+            sizes.width,
+            sizes.frame_rate or pipeline.frame_rate,
+            id=str(i),
+        )
         for i, prompt in enumerate(prompts)
     ]
     return _written(pipeline, requests, model, seed, out)
@@ -48,7 +55,7 @@ def animate_command(
     prompt: str = "",
     *,
     frames: int = 9,
-    frame_rate: float = 8.0,
+    frame_rate: float | None = None,
     steps: int | None = None,
     seed: int = 0,
     out: str = "generated",
@@ -57,7 +64,8 @@ def animate_command(
     pipeline = _loaded(model, steps)
     first = to_float(read_clip(image).frames[:1])
     height, width = first.shape[2:]
-    request = Request(_clipped(prompt), frames, height, width, frame_rate, given=first, keep_frames=(0,))
+    rate = frame_rate or pipeline.frame_rate
+    request = Request(_clipped(prompt), frames, height, width, rate, given=first, keep_frames=(0,))
     return _written(pipeline, [request], model, seed, out)[0]
 
 

@@ -1,8 +1,9 @@
 """Model folders: `kinema.yaml` and the weights of each component in a sub-folder, safetensors and text only.
 
-kinema.yaml               components: {key: {kind, name, settings, distribution, version, weights}}, derived, training
+kinema.yaml               components: {key: {name, settings, files, distribution, version, weights}}, derived, training
 vae/model.safetensors
 text.main/model.safetensors
+text.main/tokenizer.json  a copy of a file that a setting of the component names
 """
 
 import hashlib
@@ -65,7 +66,8 @@ def save_model(
     Args:
         folder: where to.
         components: {key: (config node, built component)}. A key is a kind ("vae"), or one with a label ("text.main")
-            where there are several. Weights are saved of those that are modules.
+            where there are several. Weights are saved of those that are modules; so are the files that settings of
+            theirs name, where the component lists such settings in `files`.
         facts: plain values about the training: steps, data, law, ...
         derived: what the constructors were given and `derived_widths` cannot read off VAE and text encoders.
 
@@ -132,9 +134,14 @@ def _saved(temporary: Path, key: str, node: Node, component: Any) -> dict[str, A
         (temporary / key).mkdir()
         save_file(state, temporary / key / WEIGHTS)
     distribution, version = registry.origin(node["name"])
+    settings = _settings(registry, node)
+    files = {setting: settings.pop(setting) for setting in getattr(component, "files", ()) if settings.get(setting)}
+    for path in files.values():
+        shutil.copyfile(path, temporary / key / Path(path).name)
     return {
         "name": node["name"],
-        "settings": _settings(registry, node),
+        "settings": settings,
+        **({"files": {setting: Path(path).name for setting, path in files.items()}} if files else {}),
         "distribution": distribution,
         "version": version,
         "weights": isinstance(component, nn.Module),
@@ -165,7 +172,7 @@ def _fetched(source: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The folder as a local one, and its main file; what is remote is copied for the time of the block."""
     if "://" not in source:
         content = _main_file(Path(source), source)
-        _require_weights(Path(source), content, source)
+        _require_files(Path(source), content, source)
         yield Path(source), content
         return
     files, root = fsspec.url_to_fs(source)
@@ -174,10 +181,10 @@ def _fetched(source: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         _copy(files, f"{root}/{MAIN}", folder / MAIN)
         content = _main_file(folder, source)
         for key, entry in content["components"].items():
-            if entry["weights"]:
-                (folder / key).mkdir()
-                _copy(files, f"{root}/{key}/{WEIGHTS}", folder / key / WEIGHTS)
-        _require_weights(folder, content, source)
+            for file in _names(entry):
+                (folder / key).mkdir(exist_ok=True)
+                _copy(files, f"{root}/{key}/{file}", folder / key / file)
+        _require_files(folder, content, source)
         yield folder, content
 
 
@@ -195,17 +202,27 @@ def _main_file(folder: Path, source: str) -> dict[str, Any]:
     content = read_file(str(folder / MAIN))
     if content.get("format") != 1:
         raise ConfigError(f"{source} has model format {content.get('format')!r}; this version of kinema reads 1")
-    for key in content["components"]:
+    for key, entry in content["components"].items():
+        for name in _names(entry):
+            if Path(name).name != name:
+                raise ConfigError(f"{source}: {key} names a file {name!r}; it has to lie beside the weights")
         # Keys are names of folders here.
         if not re.fullmatch(r"\w+(\.[\w-]+)?", key) or _kind(key) not in registries():
             raise ConfigError(f"{source}: {key!r} is no kind of component; known are {', '.join(registries())}")
     return content
 
 
-def _require_weights(folder: Path, content: Mapping[str, Any], source: str) -> None:
+def _require_files(folder: Path, content: Mapping[str, Any], source: str) -> None:
     for key, entry in content["components"].items():
-        if entry["weights"] and not (folder / key / WEIGHTS).is_file():
-            raise ConfigError(f"{source} lacks the weights of {key}: there is no {key}/{WEIGHTS}")
+        for name in _names(entry):
+            if not (folder / key / name).is_file():
+                what = "the weights" if name == WEIGHTS else "a file"
+                raise ConfigError(f"{source} lacks {what} of {key}: there is no {key}/{name}")
+
+
+def _names(entry: Mapping[str, Any]) -> list[str]:
+    """The files of a component, in the sub-folder of its key."""
+    return [*([WEIGHTS] if entry["weights"] else []), *entry.get("files", {}).values()]
 
 
 def _checked(source: Any, key: str, entry: Mapping[str, Any], *, check_versions: bool) -> Registry[Any]:
@@ -226,7 +243,8 @@ def _checked(source: Any, key: str, entry: Mapping[str, Any], *, check_versions:
 
 
 def _built(registry: Registry[Any], folder: Path, key: str, entry: Mapping[str, Any], derived: dict[str, Any]) -> Any:
-    component = build(registry, {"name": entry["name"], **entry["settings"]}, **derived)
+    files = {setting: str(folder / key / name) for setting, name in entry.get("files", {}).items()}
+    component = build(registry, {"name": entry["name"], **entry["settings"], **files}, **derived)
     if entry["weights"]:
         load_weights(component, str(folder / key / WEIGHTS), where=f"{key} {entry['name']!r}")
         component.eval()
@@ -251,7 +269,7 @@ def _kind(key: str) -> str:
 
 def _hash(folder: Path, entries: Mapping[str, Any]) -> str:
     total = hashlib.sha256()
-    for name in (MAIN, *(f"{key}/{WEIGHTS}" for key, entry in entries.items() if entry["weights"])):
+    for name in (MAIN, *(f"{key}/{name}" for key, entry in entries.items() for name in _names(entry))):
         with (folder / name).open("rb") as file:
             total.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()

@@ -20,8 +20,10 @@ from kinema_core import (
 from torch import Tensor
 
 from kinema.model_folder import load_model
-from kinema.tasks import Keep, frames_mask, snapped
+from kinema.tasks import Keep, frames_mask, snapped, source_features
 
+#: Name of the features per cell by which an image-to-video model is given frames, in place of a keep mask.
+SOURCE = "source"
 #: Latent cells of a pack in sampling; bounds the memory and keeps the matrices large.
 PACK_CELLS = 16384
 
@@ -65,6 +67,7 @@ class Pipeline:
     Attributes:
         vae, text, dit, law: the model; `text` holds the encoders in the order of their streams.
         sampler, guidance, num_steps: how `generate` samples.
+        frame_rate: of videos whose request names none.
         hash: of the model folder, "" for a model that was never saved.
     """
 
@@ -75,6 +78,7 @@ class Pipeline:
     sampler: Sampler
     guidance: Guidance
     num_steps: int = 20
+    frame_rate: float = 8.0
     hash: str = ""
 
     @classmethod
@@ -99,6 +103,7 @@ class Pipeline:
             text=saved.of_kind("text"),
             dit=saved.components["dit"],
             law=saved.components["diffusion"],
+            frame_rate=saved.facts.get("frame_rate", cls.frame_rate),
             hash=saved.hash,
             **{**parts, **changes},
         )
@@ -146,10 +151,10 @@ class Pipeline:
 
         rates = [r.frame_rate / self.vae.stride[0] for r in requests]
         x = Ragged.from_clips([torch.empty(channels, *grid) for grid in grids], rates).replace(noise(-1))
-        keep = self._keep(requests, x)
+        keep, cells = self._keep(requests, x), self._cells(requests)
         branches = {
-            "cond": self.conditioning([r.prompt for r in requests]),
-            "uncond": self.conditioning([""] * len(requests)),
+            "cond": self.conditioning([r.prompt for r in requests], cells),
+            "uncond": self.conditioning([""] * len(requests), cells),
         }
         guide = self.guidance.start(x, self.law)
 
@@ -168,9 +173,9 @@ class Pipeline:
         out = self.sampler(keep.wrap(denoise), keep.start(start), times, self.law, noise=noise)
         return x.replace(keep.start(out)).clips()
 
-    def conditioning(self, prompts: list[str]) -> Conditioning:
-        """The text features of the prompts, one stream an encoder."""
-        return Conditioning(tuple(encoder(prompts) for encoder in self.text))
+    def conditioning(self, prompts: list[str], cells: Mapping[str, Tensor] | None = None) -> Conditioning:
+        """The text features of the prompts, one stream an encoder, and features per cell."""
+        return Conditioning(tuple(encoder(prompts) for encoder in self.text), dict(cells or {}))
 
     def animate(self, images: Sequence[Clip], requests: Sequence[Request], *, seed: int = 0) -> list[Clip]:
         """Videos that begin with the given images (clips of one frame, of the requests' size)."""
@@ -182,17 +187,31 @@ class Pipeline:
     def _keep(self, requests: Sequence[Request], x: Ragged) -> Keep:
         masks, given = [], []
         for request, grid in zip(requests, x.grids, strict=True):
-            masks.append(snapped(frames_mask(grid, request.keep_frames), self.dit.patch).flatten())
+            kept = () if self._takes_source else request.keep_frames
+            masks.append(snapped(frames_mask(grid, kept), self.dit.patch).flatten())
             given.append(self._given(request, grid))
         return Keep(torch.cat(masks), torch.cat(given))
+
+    @property
+    def _takes_source(self) -> bool:
+        return SOURCE in getattr(self.dit, "cell_names", ())
+
+    def _cells(self, requests: Sequence[Request]) -> dict[str, Tensor]:
+        """The features per cell that the transformer wants, all cells of all requests in one (N, F)."""
+        if not self._takes_source:
+            return {}
+        features = []
+        for request in requests:
+            _check_given(request)
+            shape = (request.frames, request.height, request.width)
+            features.append(source_features(self.vae, shape, request.given, request.keep_frames))
+        return {SOURCE: torch.cat(features)}
 
     def _given(self, request: Request, grid: tuple[int, int, int]) -> Tensor:
         """The given latents (t * h * w, C), zero beyond the frames that are given."""
         latents = torch.zeros(self.vae.latent_channels, *grid)
         if request.given is not None:
-            size = tuple(request.given.shape[2:])
-            if size != (request.height, request.width):
-                raise ValueError(f"the given frames are {size[0]} x {size[1]}, not {request.height} x {request.width}")
+            _check_given(request)
             encoded = self.vae.encode(request.given[None])[0]
             latents[:, : encoded.shape[1]] = encoded[:, : grid[0]]
         return latents.flatten(1).T
@@ -209,6 +228,12 @@ class Pipeline:
                 for i, video in zip(part, frames, strict=True):
                     out[i] = video
         return [video for video in out if video is not None]
+
+
+def _check_given(request: Request) -> None:
+    if request.given is not None and tuple(request.given.shape[2:]) != (request.height, request.width):
+        height, width = request.given.shape[2:]
+        raise ValueError(f"the given frames are {height} x {width}, not {request.height} x {request.width}")
 
 
 @torch.no_grad()

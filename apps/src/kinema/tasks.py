@@ -1,6 +1,6 @@
 """Every task is a keep mask: which given latent cells stay as they are (DESIGN section 1, idea 4).
 
-Letters: B clips, N latent cells, C channels, t h w of a clip's latents.
+Letters: B clips, N latent cells, C channels, T H W of a clip in pixels, t h w of its latents.
 """
 
 from bisect import bisect
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from kinema_core import Denoise, Ragged, seeded_generator
+from kinema_core import Denoise, Ragged, VideoVAE, seeded_generator
 from torch import Generator, Tensor
 
 
@@ -45,6 +45,32 @@ def frames_mask(grid: tuple[int, int, int], frames: Sequence[int]) -> Tensor:
     mask = torch.zeros(grid, dtype=torch.bool)
     mask[list(frames)] = True
     return mask
+
+
+@torch.no_grad()
+def source_features(vae: VideoVAE, shape: tuple[int, int, int], given: Tensor | None, frames: Sequence[int]) -> Tensor:
+    """What Wan's image-to-video models are given beside the latents: which frames are known, and their latents.
+
+    Args:
+        vae: of stride (st, sh, sw).
+        shape: (T, H, W) of the video that is asked for.
+        given: (3, T', H, W) in [-1, 1], its first frames; None where nothing is known.
+        frames: the latent frames that are known.
+
+    Returns:
+        (t h w, st + C): 1 for each known one of the st frames of a cell (the first frame counts st times), and the
+        latents of the video with grey for what is not known.
+    """
+    stride = vae.stride[0]
+    t, h, w = vae.latent_grid(*shape)
+    known = frames_mask((t, h, w), frames if given is not None else ())  # (t, h, w)
+    video = torch.zeros(3, *shape)
+    if given is not None:
+        pixels = known[:, 0, 0].repeat_interleave(stride)[stride - 1 :]  # (T,): the first latent frame is one frame
+        pixels[given.shape[1] :] = False
+        video[:, pixels] = given[:, : shape[0]][:, pixels[: given.shape[1]]]
+    latents = vae.encode(video[None])[0]  # (C, t, h, w)
+    return torch.cat([known.expand(stride, -1, -1, -1).to(latents), latents]).flatten(1).T
 
 
 def snapped(mask: Tensor, patch: tuple[int, int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Folders in which diffusers saved a model, read without diffusers: config.json and safetensors files.
+"""Folders in which diffusers or transformers saved a model, read without them: config.json and safetensors files.
 
 `read_weights` needs the package safetensors, which converters depend on and this package does not.
 """
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
 
 
 def read_config(folder: str | Path, class_name: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,11 +30,13 @@ def read_config(folder: str | Path, class_name: str, defaults: Mapping[str, Any]
     return {**defaults, **config}
 
 
-def read_weights(folder: str | Path, shapes: Mapping[str, Iterable[int]]) -> dict[str, Tensor]:
+def read_weights(folder: str | Path, shapes: Mapping[str, Iterable[int]], *, name: str = WEIGHTS) -> dict[str, Tensor]:
     """All weights by name, from one file or several.
 
     Args:
+        folder: where they are.
         shapes: what the network has by name; it is what the files must hold.
+        name: of the one file; an index beside it, NAME.index.json, says that there are several.
 
     Raises:
         ValueError: a file is missing or ends too early; weights are missing, unknown, of another shape or not finite.
@@ -43,26 +44,26 @@ def read_weights(folder: str | Path, shapes: Mapping[str, Iterable[int]]) -> dic
     from safetensors import SafetensorError  # noqa: PLC0415  not a dependency of this package
     from safetensors.torch import load_file  # noqa: PLC0415
 
-    path = Path(folder)
-    files = [WEIGHTS]
-    if (path / INDEX).is_file():
-        files = sorted(set(json.loads((path / INDEX).read_text())["weight_map"].values()))
+    path, files = Path(folder), [name]
+    index = path / f"{name}.index.json"
+    if index.is_file():
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     weights: dict[str, Tensor] = {}
-    for name in files:
-        if not (path / name).is_file():
-            raise ValueError(f"{path} holds no {name}")
+    for file in files:
+        if not (path / file).is_file():
+            raise ValueError(f"{path} holds no {file}")
         try:
-            weights |= load_file(path / name)
+            weights |= load_file(path / file)
         except SafetensorError as error:
-            raise ValueError(f"{path / name} cannot be read, it may be half written: {error}") from error
+            raise ValueError(f"{path / file} cannot be read, it may be half written: {error}") from error
     missing, extra = set(shapes) - set(weights), set(weights) - set(shapes)
     if missing or extra:
         raise ValueError(f"{path}: weights missing: {_listed(missing)}; unknown: {_listed(extra)}")
-    for name, shape in shapes.items():
-        if weights[name].shape != torch.Size(shape):
-            raise ValueError(f"{path}: {name} is of shape {list(weights[name].shape)}, not {list(shape)}")
-        if not torch.isfinite(weights[name]).all():
-            raise ValueError(f"{path}: {name} holds NaN or infinity")
+    for key, shape in shapes.items():
+        if weights[key].shape != torch.Size(shape):
+            raise ValueError(f"{path}: {key} is of shape {list(weights[key].shape)}, not {list(shape)}")
+        if not torch.isfinite(weights[key]).all():
+            raise ValueError(f"{path}: {key} holds NaN or infinity")
     return weights
 
 

@@ -94,8 +94,10 @@ class TextEncoder(nn.Module, ABC):
         width: D of the tokens.
         pooled_width: P of the pooled features, or None where there are none.
         trainable: whether it learns with the transformer; its features can then not be cached.
+        files: its settings that are paths of files, such as a tokenizer's; a model folder keeps copies of these.
     """
 
+    files: tuple[str, ...] = ()
     width: int
     pooled_width: int | None
     trainable: bool

@@ -5,7 +5,7 @@ from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
 from kinema_dit.packing import pack
 from kinema_dit.sizes import SIZES, forward_flops, num_parameters
 from kinema_dit.video_dit import VideoDiT
-from kinema_dit.wan_weights import load_wan, save_wan
+from kinema_dit.wan_weights import load_wan, save_wan, wan_settings
 
 __all__ = [
     "SIZES",
@@ -20,4 +20,5 @@ __all__ = [
     "pack",
     "packed_attention",
     "save_wan",
+    "wan_settings",
 ]

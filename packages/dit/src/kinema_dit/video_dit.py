@@ -57,6 +57,8 @@ class VideoDiT(DiT):
         layout: "wan" is Wan's network weight by weight, see `load_wan`: queries and keys are normalised over all heads
             together, positions count tokens, text goes through two layers, and there are no features of a token's
             place in its clip.
+        frame_rate: frames a second at which rotary positions count latent frames; Wan 2.1 and 2.2 A14B were trained at
+            16, Wan 2.2 TI2V at 24.
         image_width: in the layout "wan", features of an image's patches, as its image-to-video models have; they are
             the last of the conditioning's text streams, and cross-attention attends to them apart.
 
@@ -88,6 +90,7 @@ class VideoDiT(DiT):
         context: int = 4,
         checkpointing: bool = False,
         layout: Literal["kinema", "wan"] = "kinema",
+        frame_rate: float = 24.0,
         image_width: int | None = None,
     ) -> None:
         super().__init__()
@@ -97,6 +100,8 @@ class VideoDiT(DiT):
             raise ValueError(f"activation is {activation!r}; use one of {', '.join(ACTIVATIONS)}")
         if width % num_heads or width // num_heads % 2 or width // num_heads < 6:
             raise ValueError(f"width {width} over {num_heads} heads must give an even head width of at least 6")
+        if not frame_rate > 0:
+            raise ValueError(f"frame_rate is {frame_rate}; it is above 0")
         if layout not in ("kinema", "wan") or (image_width is not None and layout != "wan"):
             raise ValueError(f"layout is {layout!r}; known are kinema and wan, and an image_width is for wan")
         self.rules = _rules(attention, window, block, context)
@@ -106,6 +111,9 @@ class VideoDiT(DiT):
         self.wan = layout == "wan"
         self.head_width = width // num_heads
         self.rope_theta = rope_theta
+        # What is one step of rotary positions: in Wan's layout a token.
+        step = torch.tensor(self.patch if self.wan else (1, 1, 1), dtype=torch.float32)
+        self.register_buffer("cell", step * torch.tensor([24 / frame_rate, 1, 1]), persistent=False)
         self.cell_names = sorted(cell_widths or {})
         self.clip_names = sorted(clip_widths or {})
 
@@ -162,7 +170,7 @@ class VideoDiT(DiT):
         h = self.embed(packing.patchify(cells))  # (L, D)
         if self.embed_place is not None:
             h = h + self.embed_place(place_features(x, periods)[first])
-        cell = torch.tensor(self.patch if self.wan else (1, 1, 1)).to(x.positions)
+        cell = self.cell.to(x.positions)
         angles = rotary_angles(x.positions[first] / cell, periods[first] / cell[0], self.head_width, self.rope_theta)
         rotation = (angles.cos()[:, None, None], angles.sin()[:, None, None])  # (L, 1, 1, E / 2)
 

@@ -52,7 +52,7 @@ def load_wan(folder: str | Path) -> VideoDiT:
         ValueError: no such folder, another architecture, weights that are missing, unknown, of another shape or not
             finite, or a file that ends too early. All in one line.
     """
-    dit = VideoDiT(**_settings(folder))
+    dit = VideoDiT(**wan_settings(folder))
     state, names = dit.state_dict(), dict(_parts(dit))
     theirs = diffusers_folder.read_weights(folder, {name: value.shape for name, value in _theirs(dit).items()})
     ours = {own: _to_ours(own, [theirs[name] for name in names[own]], value, dit) for own, value in state.items()}
@@ -70,7 +70,7 @@ def save_wan(dit: VideoDiT, folder: str | Path) -> None:
     diffusers_folder.write(folder, config, _theirs(dit))
 
 
-def _settings(folder: str | Path) -> dict[str, Any]:
+def wan_settings(folder: str | Path) -> dict[str, Any]:
     """Keyword arguments of `VideoDiT` for a folder of diffusers. ValueError as `load_wan` raises it."""
     config = diffusers_folder.read_config(folder, CLASS_NAME, _DEFAULTS)
     wrong = {key: config[key] for key, value in _FIXED.items() if config[key] != value}

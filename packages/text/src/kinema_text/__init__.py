@@ -2,6 +2,7 @@
 
 from kinema_text.clip_text import OpenClipText
 from kinema_text.image_text import OpenClipImageText
+from kinema_text.t5 import T5Text, load_t5
 from kinema_text.tiny import TinyText
 
-__all__ = ["OpenClipImageText", "OpenClipText", "TinyText"]
+__all__ = ["OpenClipImageText", "OpenClipText", "T5Text", "TinyText", "load_t5"]

@@ -1,0 +1,107 @@
+"""`kinema import wan`: a model folder of Kinema out of a folder in which diffusers saved a pipeline of Wan."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kinema_core import diffusions, guidances, samplers, text_encoders
+from kinema_dit import load_wan as load_transformer
+from kinema_dit import wan_settings
+from kinema_text import load_t5
+from kinema_vae import load_wan as load_vae
+
+from kinema.components import WIDTHS, build
+from kinema.errors import UserError
+from kinema.model_folder import save_model
+
+INDEX = "model_index.json"
+#: Pipelines of diffusers whose parts are read, with the parts that all of them have.
+PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+PARTS = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
+#: Parts of larger pipelines that have no counterpart here, and what they belong to.
+FOREIGN = {
+    "transformer_2": "a pair of transformers for high and low noise (Wan 2.2 A14B)",
+    "image_encoder": "CLIP features of the given image (Wan 2.1 image to video)",
+}
+#: What diffusers samples with where nobody says otherwise.
+GUIDANCE, NUM_STEPS, MAX_TOKENS = 5.0, 50, 512
+
+
+def import_wan(folder: str | Path, out: str | Path) -> Path:
+    """Write the model folder `out`: VAE, umT5, transformer, the law with its shift, sampler and guidance.
+
+    Captions are padded with zeros to 512 tokens and nothing is masked, as Wan was trained.
+
+    Raises:
+        UserError: no such pipeline, a part is missing or has no counterpart here, or a part's files do not fit.
+    """
+    folder = Path(folder)
+    rate = 24.0 if _index(folder).get("expand_timesteps") else 16.0
+    law = {"name": "flow", "shift": _shift(folder / "scheduler")}
+    text = {
+        "name": "t5",
+        "config": str(folder / "text_encoder" / "config.json"),
+        "tokenizer": str(folder / "tokenizer" / "tokenizer.json"),
+        "max_tokens": MAX_TOKENS,
+        "zero_padded": True,
+    }
+    sampler, guidance = {"name": "dpmpp_2m"}, {"name": "cfg", "scale": GUIDANCE}
+    try:
+        vae, dit, settings = (
+            load_vae(folder / "vae"),
+            load_transformer(folder / "transformer"),
+            wan_settings(folder / "transformer"),
+        )
+        encoder = build(text_encoders, text)
+        load_t5(encoder, folder / "text_encoder")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if encoder.width != settings["text_widths"][0]:
+        raise UserError(
+            f"{folder}: the transformer reads text of width {settings['text_widths'][0]}, not {encoder.width}"
+        )
+    return save_model(
+        out,
+        {
+            "vae": ({"name": "causal3d", **vae.settings}, vae),
+            "text.main": (text, encoder),
+            "dit": ({"name": "video_dit", **_without(settings, WIDTHS), "frame_rate": rate}, dit),
+            "diffusion": (law, build(diffusions, law)),
+            "sampler": (sampler, build(samplers, sampler)),
+            "guidance": (guidance, build(guidances, guidance)),
+        },
+        facts={"imported": folder.name, "num_steps": NUM_STEPS, "frame_rate": rate},
+        derived={"cell_widths": settings["cell_widths"]},
+    )
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """What diffusers says of the pipeline; UserError unless all of its parts have a counterpart here."""
+    if not (folder / INDEX).is_file():
+        raise UserError(f"{folder} holds no {INDEX}; give a folder in which diffusers saved a pipeline of Wan")
+    index = json.loads((folder / INDEX).read_text())
+    if index.get("_class_name") not in PIPELINES:
+        raise UserError(f"{folder} holds a {index.get('_class_name')}, not a {' or '.join(PIPELINES)}")
+    foreign = [what for part, what in FOREIGN.items() if any(index.get(part) or ())]
+    if foreign:
+        raise UserError(f"{folder} needs {' and '.join(foreign)}, which kinema has not yet")
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            raise UserError(f"{folder} holds no {part}")
+    if not (folder / "tokenizer" / "tokenizer.json").is_file():
+        raise UserError(
+            f"{folder / 'tokenizer'} holds no tokenizer.json; load it with AutoTokenizer of transformers and save it "
+            "there again"
+        )
+    return index
+
+
+def _shift(folder: Path) -> float:
+    """By how much the schedule multiplies sigma / alpha; diffusers has two names for it."""
+    config = json.loads((folder / "scheduler_config.json").read_text())
+    return float(config.get("flow_shift") or config.get("shift") or 1.0)
+
+
+def _without(settings: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in keys}

@@ -1,0 +1,162 @@
+"""`kinema import wan`: parts equal to those of diffusers, generation and animation, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from kinema_core import Conditioning, Ragged, seeded_normal
+from kinema_core.testing import largest_difference, randomise
+from kinema_data import read_clip, to_float
+from PIL import Image
+from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+from typer.testing import CliRunner
+
+from kinema.cli import app
+from kinema.errors import UserError
+from kinema.import_wan import import_wan
+from kinema.pipeline import Pipeline, Request
+
+CHANNELS = 4
+PIECES = ["▁a", "▁red", "▁circle", "▁green", "▁cross", "▁", "m", "o", "v", "e", "s"]
+
+
+def small_pipeline(folder: Path, kind: str) -> WanPipeline | WanImageToVideoPipeline:
+    """A random pipeline of one of Wan's kinds, saved by diffusers."""
+    torch.manual_seed(0)
+    source = 4 + CHANNELS if kind == "image" else 0
+    parts = {
+        "vae": AutoencoderKLWan(
+            base_dim=8,
+            z_dim=CHANNELS,
+            dim_mult=[1, 1, 1, 1],
+            latents_mean=[0.1] * CHANNELS,
+            latents_std=[2.0] * CHANNELS,
+        ),
+        "transformer": WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=CHANNELS + source,
+            out_channels=CHANNELS,
+            text_dim=16,
+            ffn_dim=32,
+            num_layers=2,
+        ),
+        "text_encoder": UMT5EncoderModel(
+            UMT5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+        ),
+        "tokenizer": T5Tokenizer(
+            vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + [(piece, -1.0) for piece in PIECES], extra_ids=0
+        ),
+    }
+    for name in ("vae", "transformer", "text_encoder"):
+        randomise(parts[name].eval(), scale=0.1)
+    if kind == "image":
+        scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0)
+        pipeline = WanImageToVideoPipeline(**parts, scheduler=scheduler, image_encoder=None, image_processor=None)
+    else:
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+        pipeline = WanPipeline(**parts, scheduler=scheduler, expand_timesteps=kind == "both")
+    pipeline.save_pretrained(folder)
+    return pipeline
+
+
+@pytest.fixture(scope="module", params=["text", "both", "image"])
+def imported(request, tmp_path_factory) -> tuple[str, Any, Path]:
+    """(kind, diffusers' pipeline, our folder); theirs is beside it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    pipeline = small_pipeline(folder / "diffusers", request.param)
+    return request.param, pipeline, import_wan(folder / "diffusers", folder / "kinema")
+
+
+@torch.no_grad()
+def test_a_prediction_is_that_of_diffusers(imported) -> None:
+    """Text in, velocity out, at the frame rate of the kind: the parts fit together as theirs do."""
+    kind, other, ours = imported
+    pipeline = Pipeline.load(str(ours))
+    x, image = seeded_normal((CHANNELS, 3, 4, 6), "x"), seeded_normal((3, 1, 32, 48), "image").clamp(-1, 1)
+    prompts = ["a red circle moves", ""]
+    text, _ = other.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=512)
+    request = Request("", 9, 32, 48, 16.0, given=image, keep_frames=(0,))
+    seen, cells = x[None].repeat(2, 1, 1, 1, 1), {}
+    if kind == "image":
+        latents, condition = other.prepare_latents(image[:, 0][None], 1, CHANNELS, 32, 48, 9, torch.float32)
+        assert latents.shape[1:] == x.shape
+        seen = torch.cat([seen, condition.repeat(2, 1, 1, 1, 1)], dim=1)
+        cells = pipeline._cells([request, request])
+    right = other.transformer(seen, torch.full((2,), 700.0), text).sample
+
+    packed = Ragged.from_clips([x, x], [pipeline.frame_rate / 4] * 2)
+    cond = pipeline.conditioning(prompts, cells)
+    assert isinstance(cond, Conditioning) and largest_difference(cond.text[0].tokens, text) < 1e-5
+    found = packed.replace(pipeline.dit(packed, torch.full((len(packed.values),), 0.7), cond)).clips()
+    assert right.std() > 0.01
+    for clip, target in zip(found, right, strict=True):
+        assert largest_difference(clip, target) < 1e-4 * target.abs().max()
+
+
+def test_the_folder_generates_and_animates(imported, tmp_path) -> None:
+    kind, _, ours = imported
+    run = CliRunner()
+    size = ["--frames=5", "--steps=2", f"--out={tmp_path}"]
+    made = run.invoke(app, ["generate", str(ours), "a red circle", "--height=32", "--width=32", *size])
+    assert made.exit_code == 0, made.output
+    Image.new("RGB", (48, 32), (200, 40, 40)).save(tmp_path / "first.png")
+    moved = run.invoke(app, ["animate", str(ours), str(tmp_path / "first.png"), "a circle moves", *size])
+    assert moved.exit_code == 0, moved.output
+    path = moved.output.split("wrote ")[-1].strip().replace("\n", "")
+    assert len(read_clip(path).frames) == 5
+    pipeline = Pipeline.load(str(ours), num_steps=2)
+    assert pipeline.frame_rate == {"both": 24.0}.get(kind, 16.0) == read_clip(path).frame_rate
+    assert pipeline.law.shift == {"image": 5.0}.get(kind, 3.0)
+    first = to_float(read_clip(str(tmp_path / "first.png")).frames)
+    (latents,) = pipeline.sample([Request("a", 5, 32, 48, given=first, keep_frames=(0,))])
+    given = pipeline.vae.encode(first[None])[0]
+    kept = largest_difference(latents[:, :1], given)
+    assert kept > 1e-2 if kind == "image" else kept < 1e-5
+
+
+def test_what_has_no_counterpart_is_said_in_a_line(imported, tmp_path) -> None:
+    theirs = imported[2].with_name("diffusers")
+    index = json.loads((theirs / "model_index.json").read_text())
+    with pytest.raises(UserError, match="holds no model_index.json"):
+        import_wan(tmp_path, tmp_path / "out")
+    for change, message in (
+        ({"_class_name": "FluxPipeline"}, "holds a FluxPipeline, not a WanPipeline or"),
+        ({"transformer_2": ["diffusers", "WanTransformer3DModel"]}, "pair of transformers"),
+        ({"image_encoder": ["transformers", "CLIPVisionModel"]}, "CLIP features of the given image"),
+        ({}, "holds no vae"),
+    ):
+        (tmp_path / "model_index.json").write_text(json.dumps({**index, **change}))
+        with pytest.raises(UserError, match=message):
+            import_wan(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    for part in ("vae", "transformer", "text_encoder", "scheduler", "tokenizer"):
+        (tmp_path / part).symlink_to(theirs / part)
+    (tmp_path / "transformer").unlink()
+    (tmp_path / "transformer").symlink_to(theirs / "vae")
+    with pytest.raises(UserError, match="holds a AutoencoderKLWan, not an WanTransformer3DModel"):
+        import_wan(tmp_path, tmp_path / "out")
+
+
+def test_a_folder_without_its_tokenizer_is_refused(imported, tmp_path) -> None:
+    _, _, ours = imported
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in ours.iterdir():
+        (copy / path.name).symlink_to(path)
+    (copy / "text.main").unlink()
+    (copy / "text.main").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        (copy / "text.main" / name).symlink_to(ours / "text.main" / name)
+    with pytest.raises(UserError, match=r"lacks a file of text.main: there is no text.main/tokenizer.json"):
+        Pipeline.load(str(copy))
