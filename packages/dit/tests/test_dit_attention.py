@@ -6,6 +6,7 @@ from kinema_core import Conditioning, Ragged, seeded_normal
 from kinema_core.testing import DiTContract, largest_difference, randomise
 
 from kinema_dit import VideoDiT
+from kinema_dit.attention import joint_attention
 from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
 from kinema_dit.packing import pack
 
@@ -94,7 +95,49 @@ def test_checkpointing_keeps_gradients_and_less_memory(kwargs):
     assert kept[True] < 0.5 * kept[False]
 
 
+class TestJoint(DiTContract):
+    """Text tokens in one sequence with the clip's, two streams of text, patches over time."""
+
+    text_widths = (8, 5)
+    pooled_widths = (None, 6)
+
+    def make(self) -> VideoDiT:
+        torch.manual_seed(0)
+        widths = {"text_widths": self.text_widths, "pooled_widths": self.pooled_widths, "patch": (2, 1, 2)}
+        return VideoDiT(latent_channels=4, width=32, depth=3, num_heads=2, text_attention="joint", **widths)
+
+
+def test_joint_attention_is_one_softmax_over_text_and_tokens():
+    groups, real = ((2, 3), (1, 5)), (4, 1, 2)  # tokens of the clips, and words of their text
+    video = [seeded_normal((11, 2, 6), "video", i) for i in range(3)]
+    text = [seeded_normal((3, 4, 2, 6), "text", i) for i in range(3)]
+    bias = torch.zeros(3, 1, 1, 4)
+    for clip, words in enumerate(real):
+        bias[clip, ..., words:] = -torch.inf
+    seen, heard = joint_attention(video, text, bias, groups)
+    ends = torch.tensor([0, 3, 6, 11])
+    for clip, words in enumerate(real):
+        of_clip = slice(ends[clip], ends[clip + 1])
+        q, k, v = (torch.cat([b[clip, :words], a[of_clip]]).transpose(0, 1) for a, b in zip(video, text, strict=True))
+        right = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(0, 1)
+        assert largest_difference(heard[clip, :words], right[:words]) < 1e-6
+        assert largest_difference(seen[of_clip], right[words:]) < 1e-6
+
+
+def test_joint_attention_trains_every_weight():
+    dit = TestJoint().make()
+    randomise(dit)
+    contract = TestJoint()
+    x, noise, cond = contract.inputs()
+    dit(x, noise, cond).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in dit.parameters())
+
+
 def test_refused():
+    with pytest.raises(ValueError, match="'both'; known are cross and joint"):
+        VideoDiT(latent_channels=4, text_widths=(4,), text_attention="both")
+    with pytest.raises(ValueError, match="joint needs a text encoder, full attention"):
+        VideoDiT(latent_channels=4, text_widths=(4,), text_attention="joint", attention="window")
     with pytest.raises(ValueError, match="'local'; known are full, window and block_causal"):
         VideoDiT(latent_channels=4, attention="local")
     with pytest.raises(ValueError, match="block 0 start at 1"):

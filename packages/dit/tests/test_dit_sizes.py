@@ -36,8 +36,11 @@ def test_dits_sizes_grow_as_published():
     assert set(SIZES) == {*published, *WAN}
 
 
-@pytest.mark.parametrize(("layout", "attention"), [("kinema", "full"), ("wan", "full"), ("kinema", "window")])
-def test_flops_are_those_that_torch_counts(layout, attention):
+@pytest.mark.parametrize(
+    ("layout", "attention", "text"),
+    [("kinema", "full", "cross"), ("kinema", "full", "joint"), ("wan", "full", "cross"), ("kinema", "window", "cross")],
+)
+def test_flops_are_those_that_torch_counts(layout, attention, text):
     image = {"image_width": 9} if layout == "wan" else {}
     dit = VideoDiT(
         latent_channels=3,
@@ -51,6 +54,7 @@ def test_flops_are_those_that_torch_counts(layout, attention):
         cross_every=2,
         layout=layout,
         attention=attention,
+        text_attention=text,
         window=(2, 1, 2),
         **image,
     ).eval()

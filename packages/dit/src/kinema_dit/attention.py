@@ -3,9 +3,11 @@
 Letters: L tokens, S text tokens, H heads, E head width.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from kinema_dit.neighbourhoods import Neighbourhoods
 
@@ -73,6 +75,35 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, groups: tuple
     return torch.cat(out)
 
 
+def joint_attention(
+    video: Sequence[Tensor], text: Sequence[Tensor], bias: Tensor, groups: tuple[tuple[int, int], ...]
+) -> tuple[Tensor, Tensor]:
+    """Attention of each clip's tokens and its text to both.
+
+    Args:
+        video: queries, keys and values (L, H, E).
+        text: the same (B, S, H, E), clips in packed order.
+        bias: (B, 1, 1, S), 0 for real tokens of the text and minus infinity for padding.
+        groups: as in `packed_attention`.
+
+    Returns:
+        (L, H, E) and (B, S, H, E).
+    """
+    seen: list[Tensor] = []
+    heard: list[Tensor] = []
+    clips = [count for count, _ in groups]
+    tokens = [count * length for count, length in groups]
+    of_clips, of_text = ([x.split(sizes) for x in both] for both, sizes in ((video, tokens), (text, clips)))
+    for (count, length), *six, hidden in zip(groups, *of_clips, *of_text, bias.split(clips), strict=True):
+        own = [x.unflatten(0, (count, length)) for x in six[:3]]
+        q, k, v = (torch.cat([word, x], dim=1).transpose(1, 2) for word, x in zip(six[3:], own, strict=True))
+        out = _attend(q, k, v, pad(hidden, (0, length))).transpose(1, 2)  # (count, S + length, H, E)
+        words, clip = out.split([text[0].shape[1], length], dim=1)
+        seen.append(clip.flatten(0, 1))
+        heard.append(words)
+    return torch.cat(seen), torch.cat(heard)
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, H, L, E) x (B, H, S, E) -> (B, H, L, E)."""
     if q.is_cuda or k.shape[2] > SHORT:
@@ -87,6 +118,6 @@ def _varlen_attention(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, 
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  CUDA only
 
     lengths = torch.tensor([length for count, length in groups for _ in range(count)], dtype=torch.int32)
-    ends = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)).to(q.device, non_blocking=True)
+    ends = pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)).to(q.device, non_blocking=True)
     longest = max(length for _, length in groups)
     return varlen_attn(q, k, v, ends, ends, longest, longest)

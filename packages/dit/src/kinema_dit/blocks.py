@@ -1,4 +1,4 @@
-"""The transformer's block: self-attention, attention to the text, feed-forward.
+"""The transformer's blocks: attention within clips and to the text, feed-forward.
 
 Letters: B clips, L tokens, M distinct (clip, noise level) pairs, S text tokens, H heads, E head width, D width.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
 
-from kinema_dit.attention import cross_attention, neighbour_attention, packed_attention
+from kinema_dit.attention import cross_attention, joint_attention, neighbour_attention, packed_attention
 from kinema_dit.neighbourhoods import Neighbourhoods
 from kinema_dit.packing import Packing
 from kinema_dit.positions import rotate
@@ -54,23 +54,61 @@ class BlockSettings:
         return rms_norm(x, x.shape[-axes:], eps=EPS) * scale
 
 
-class Block(nn.Module):
-    """Noise and clip modulate the first and the last of the three branches."""
+class Stream(nn.Module):
+    """What a block does with one sequence of tokens around its attention; the noise modulates both of its branches.
 
-    def __init__(self, settings: BlockSettings, *, attends_to_text: bool) -> None:
+    Args:
+        settings: of the block.
+        closes: it goes on after the attention; else it only gives queries, keys and values.
+    """
+
+    def __init__(self, settings: BlockSettings, *, closes: bool = True) -> None:
         super().__init__()
         self.settings, width = settings, settings.width
-        self.table = nn.Parameter(modulation_table(6, width, settings.open_gates))
+        self.table = nn.Parameter(modulation_table(6 if closes else 2, width, settings.open_gates))
         self.qkv = nn.Linear(width, 3 * width)
         self.qk_scale = settings.qk_scale(2)
-        self.attention_out = nn.Linear(width, width)
+        if closes:
+            self.attention_out = nn.Linear(width, width)
+            self.up = nn.Linear(width, settings.hidden)
+            self.down = nn.Linear(settings.hidden, width)
+
+    def last_layers(self) -> list[nn.Linear]:
+        """The layers that end the branches."""
+        return [self.attention_out, self.down]
+
+    def modulations(self, modulation: Tensor) -> tuple[Tensor, ...]:
+        """(M, 6, D) with the stream's table added, in shifts, scales and gates (M, D)."""
+        return (modulation[:, : len(self.table)] + self.table).unbind(1)
+
+    def heads(
+        self, h: Tensor, shift: Tensor, scale: Tensor, rotation: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """h (L, D), shift and scale (L, D) -> queries, keys and values (L, H, E); turned by positions, if any."""
+        qkv = self.qkv(modulated(h, shift, scale)).unflatten(1, (3, self.settings.num_heads, -1))
+        qk, v = qkv.split([2, 1], dim=1)
+        qk = self.settings.normed(qk, self.qk_scale)  # (L, 2, H, E)
+        if rotation is not None:
+            qk = rotate(qk, *rotation)
+        q, k = qk.unbind(1)
+        return q, k, v.squeeze(1)
+
+    def fed_forward(self, h: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
+        """h (L, D) and its modulation (L, D) each -> (L, D)."""
+        hidden = self.settings.activation(self.up(modulated(h, shift, scale)))
+        return torch.addcmul(h, gate, self.down(hidden))
+
+
+class Block(Stream):
+    """Self-attention, attention to the text, feed-forward."""
+
+    def __init__(self, settings: BlockSettings, *, attends_to_text: bool) -> None:
+        super().__init__(settings)
         self.cross = _CrossAttention(settings) if attends_to_text else None
-        self.up = nn.Linear(width, settings.hidden)
-        self.down = nn.Linear(settings.hidden, width)
 
     def last_layers(self) -> list[nn.Linear]:
         """The layers that end the block's branches."""
-        return [self.attention_out, self.down, *([self.cross.out] if self.cross else [])]
+        return [*super().last_layers(), *([self.cross.out] if self.cross else [])]
 
     def forward(
         self,
@@ -87,12 +125,8 @@ class Block(nn.Module):
 
         Tokens attend to all of their clip, or to what is `near`.
         """
-        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.table).unbind(1)
-
-        qkv = self.qkv(modulated(h, shift1[level], scale1[level])).unflatten(1, (3, self.settings.num_heads, -1))
-        qk, v = qkv.split([2, 1], dim=1)
-        qk = rotate(self.settings.normed(qk, self.qk_scale), *rotation)  # (L, 2, H, E)
-        q, k, v = *qk.unbind(1), v.squeeze(1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(modulation)
+        q, k, v = self.heads(h, shift1[level], scale1[level], rotation)
         if near is None:
             attended = packed_attention(q, k, v, packing.groups)
         else:
@@ -100,8 +134,52 @@ class Block(nn.Module):
         h = torch.addcmul(h, gate1[level], self.attention_out(attended.flatten(1)))
         if self.cross is not None and text is not None:
             h = h + self.cross(h, text, image, packing)
-        hidden = self.settings.activation(self.up(modulated(h, shift2[level], scale2[level])))
-        return torch.addcmul(h, gate2[level], self.down(hidden))
+        return self.fed_forward(h, shift2[level], scale2[level], gate2[level])
+
+
+class JointBlock(Stream):
+    """The block of MM-DiT (Esser et al. 2024, section 4): text tokens are a second stream with weights of its own, and
+    a clip's tokens and its text attend to each other and themselves in one sequence.
+
+    Args:
+        settings: of all blocks.
+        last: the text goes no further.
+    """
+
+    def __init__(self, settings: BlockSettings, *, last: bool) -> None:
+        super().__init__(settings)
+        self.text = Stream(settings, closes=not last)
+        self.last = last
+
+    def last_layers(self) -> list[nn.Linear]:
+        """The layers that end the block's branches."""
+        return [*super().last_layers(), *([] if self.last else self.text.last_layers())]
+
+    def forward(
+        self,
+        h: Tensor,
+        modulation: Tensor,
+        level: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        text: Context,
+        text_modulation: Tensor,
+        packing: Packing,
+    ) -> tuple[Tensor, Tensor]:
+        """h (L, D) as in `Block`; text (B, S, D) with its modulation (B, 6, D), clips in packed order -> both."""
+        words, bias = text
+        clips, length = words.shape[:2]
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(modulation)
+        rows = [part.repeat_interleave(length, dim=0) for part in self.text.modulations(text_modulation)]  # (B S, D)
+        spoken = self.text.heads(words.flatten(0, 1), rows[0], rows[1], None)
+        seen = self.heads(h, shift1[level], scale1[level], rotation)
+        attended, heard = joint_attention(seen, [x.unflatten(0, (clips, length)) for x in spoken], bias, packing.groups)
+
+        h = torch.addcmul(h, gate1[level], self.attention_out(attended.flatten(1)))
+        h = self.fed_forward(h, shift2[level], scale2[level], gate2[level])
+        if self.last:
+            return h, words
+        words = torch.addcmul(words.flatten(0, 1), rows[2], self.text.attention_out(heard.flatten(2).flatten(0, 1)))
+        return h, self.text.fed_forward(words, *rows[3:]).unflatten(0, (clips, length))
 
 
 class _CrossAttention(nn.Module):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from kinema_dit.blocks import JointBlock
 from kinema_dit.packing import Grid
 
 if TYPE_CHECKING:
@@ -55,17 +56,25 @@ def forward_flops(
     clips, total, text = len(grids), sum(map(prod, grids)), sum(text_tokens)
     rows = {"embed_image": clips * image_tokens}
     rows |= {f"embed_text.{i}": clips * length for i, length in enumerate(text_tokens)}
-    rows |= dict.fromkeys(("embed_noise", "modulate", "final_modulate"), clips * levels)
-    rows |= dict.fromkeys(("embed_pooled", "embed_clip"), clips)
+    joint = any(isinstance(block, JointBlock) for block in dit.blocks)
+    rows |= dict.fromkeys(("embed_noise", "modulate"), clips * (levels + joint))
+    rows |= dict.fromkeys(("final_modulate",), clips * levels)
+    rows |= dict.fromkeys(("embed_pooled", "embed_clip"), clips * (1 + joint))
     products = 0
     for name, layer in dit.named_modules():
         if isinstance(layer, nn.Linear):
             parts = name.split(".")
             kind = parts[-1] if parts[0] == "blocks" else ".".join(parts[: 1 + (parts[0] == "embed_text")])
-            count = {"kv": clips * text, "kv_image": clips * image_tokens}.get(kind, rows.get(kind, total))
+            if joint and parts[0] == "blocks" and parts[2] == "text":
+                count = clips * text
+            else:
+                count = {"kv": clips * text, "kv_image": clips * image_tokens}.get(kind, rows.get(kind, total))
             products += count * layer.in_features * layer.out_features
     for i, block in enumerate(dit.blocks):
         width = block.settings.width
+        if isinstance(block, JointBlock):
+            products += 2 * width * sum((prod(grid) + text) ** 2 for grid in grids)
+            continue
         if dit.rules:
             rule = dit.rules[i % len(dit.rules)]
             pairs = sum(len(queries) * len(keys) for grid in grids for queries, keys in rule.sets(grid))

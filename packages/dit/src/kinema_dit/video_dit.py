@@ -9,7 +9,7 @@ Letters: B clips, N latent cells, L tokens, M distinct (clip, noise level) pairs
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from kinema_core import Conditioning, DiT, Ragged, TextFeatures
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 from torch.utils.checkpoint import checkpoint
 
-from kinema_dit.blocks import Block, BlockSettings, Context, modulated, modulation_table
+from kinema_dit.blocks import Block, BlockSettings, Context, JointBlock, modulated, modulation_table
 from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
 from kinema_dit.packing import Packing, pack
 from kinema_dit.positions import PLACE_WIDTH, place_features, rotary_angles
@@ -49,6 +49,8 @@ class VideoDiT(DiT):
         activation: of the feed-forward network. `gelu_tanh` is Wan's; on a CPU `gelu` and `silu` cost a third of it.
         attention: of a token to all of its clip ("full"), to a box around it ("window"; boxes are shifted by half in
             every second block), or to its block of frames and some before it ("block_causal").
+        text_attention: "cross", or "joint" as in MM-DiT: text tokens are a second stream with weights of its own, and
+            attend together with the clip's in every block. It goes with full attention.
         window: tokens (in time, rows, columns) of a box.
         block: token frames of a block.
         context: how many earlier blocks are seen.
@@ -85,6 +87,7 @@ class VideoDiT(DiT):
         rope_theta: float = 10000.0,
         activation: Literal["gelu_tanh", "gelu", "silu"] = "gelu_tanh",
         attention: Literal["full", "window", "block_causal"] = "full",
+        text_attention: Literal["cross", "joint"] = "cross",
         window: Sequence[int] = (4, 8, 8),
         block: int = 1,
         context: int = 4,
@@ -140,9 +143,18 @@ class VideoDiT(DiT):
             open_gates=not self.wan,
             image=image_width is not None,
         )
-        self.blocks = nn.ModuleList(
-            Block(settings, attends_to_text=bool(text_widths) and index % cross_every == 0) for index in range(depth)
-        )
+        self.joint = text_attention == "joint"
+        if self.joint:
+            if attention != "full" or self.wan or not text_widths:
+                raise ValueError("text_attention joint needs a text encoder, full attention and the layout kinema")
+            self.blocks = nn.ModuleList(JointBlock(settings, last=index == depth - 1) for index in range(depth))
+        elif text_attention == "cross":
+            self.blocks = nn.ModuleList(
+                Block(settings, attends_to_text=bool(text_widths) and index % cross_every == 0)
+                for index in range(depth)
+            )
+        else:
+            raise ValueError(f"text_attention is {text_attention!r}; known are cross and joint")
         self.final_table = nn.Parameter(modulation_table(2, width, near_one=not self.wan))
         self.final_modulate = None if self.wan else nn.Linear(width, 2 * width)
         self.project = nn.Linear(width, cells * latent_channels)
@@ -179,15 +191,25 @@ class VideoDiT(DiT):
         modulation = self._scaled(self.modulate(silu(c)).unflatten(1, (6, -1)))  # (M, 6, D)
         text, image = self._contexts(cond.text, packing)
         near = [neighbourhoods(packing, rule) for rule in self.rules] or [None]
+        of_text = self._text_modulation(noise[first], packing, cond) if self.joint else None
+        run = _checkpointed if self.checkpointing and torch.is_grad_enabled() else _run
         for i, block in enumerate(self.blocks):
-            inputs = (h, modulation, level, rotation, text, image, packing, near[i % len(near)])
-            if self.checkpointing and torch.is_grad_enabled():
-                h = checkpoint(block, *inputs, use_reentrant=False)
+            if isinstance(block, JointBlock):
+                assert text is not None
+                h, words = run(block, h, modulation, level, rotation, text, of_text, packing)
+                text = (words, text[1])
             else:
-                h = block(*inputs)
+                h = run(block, h, modulation, level, rotation, text, image, packing, near[i % len(near)])
         last = c[:, None] if self.final_modulate is None else self.final_modulate(silu(c)).unflatten(1, (2, -1))
         shift, scale = (self._scaled(last.expand(-1, 2, -1)) + self.final_table)[level].unbind(1)
         return packing.unpatchify(self.project(modulated(h, shift, scale)))
+
+    def _text_modulation(self, noise: Tensor, packing: Packing, cond: Conditioning) -> Tensor:
+        """(B, 6, D), clips in packed order: text goes by the highest noise of its clip. Noise (L,) of the tokens."""
+        clips = len(packing.order)
+        highest = noise.new_zeros(clips).scatter_reduce(0, packing.clip, noise, "amax")
+        c = self._condition(highest, torch.arange(clips, device=noise.device), cond)
+        return self.modulate(silu(c)).unflatten(1, (6, -1))[packing.order]
 
     def _scaled(self, modulation: Tensor) -> Tensor:
         """(M, rows, D), with one added to the scales in Wan's layout, whose tables are around zero."""
@@ -219,6 +241,14 @@ class VideoDiT(DiT):
         tokens = [layer(features.tokens) for layer, features in zip(self.embed_text, streams, strict=True)]
         mask = torch.cat([features.mask for features in streams], dim=1)
         return _context(torch.cat(tokens, dim=1), mask, packing), image
+
+
+def _run(block: nn.Module, *inputs: Any) -> Any:
+    return block(*inputs)
+
+
+def _checkpointed(block: nn.Module, *inputs: Any) -> Any:
+    return checkpoint(block, *inputs, use_reentrant=False)
 
 
 def _context(tokens: Tensor, mask: Tensor, packing: Packing) -> Context:
