@@ -37,6 +37,7 @@ class Causal3D(VideoVAE):
         widths: channels at each level, finest first.
         decoder_widths: of the decoder, where they differ.
         num_blocks: residual blocks a level.
+        time_kernel: how many latent frames a convolution sees, the last of them its own; 3 in "wan".
         shortcuts: "wan" only: an average or a copy beside every level, as in Wan 2.2.
 
     Raises:
@@ -56,6 +57,7 @@ class Causal3D(VideoVAE):
         widths: Sequence[int] | None = None,
         decoder_widths: Sequence[int] | None = None,
         num_blocks: int | None = None,
+        time_kernel: int | None = None,
         shortcuts: bool | None = None,
     ) -> None:
         super().__init__()
@@ -72,8 +74,9 @@ class Causal3D(VideoVAE):
             self.encoder = wan_encoder(*shared, self.settings["widths"], *rest)
             self.decoder = wan_decoder(*shared, self.settings["decoder_widths"], *rest)
         else:
-            self.encoder = shuffle_encoder(*shared, self.settings["widths"], blocks)
-            self.decoder = shuffle_decoder(*shared, self.settings["decoder_widths"], blocks)
+            rest = (blocks, self.settings["time_kernel"])
+            self.encoder = shuffle_encoder(*shared, self.settings["widths"], *rest)
+            self.decoder = shuffle_decoder(*shared, self.settings["decoder_widths"], *rest)
         self.register_buffer("latent_mean", torch.zeros(self.latent_channels))
         self.register_buffer("latent_std", torch.ones(self.latent_channels))
 
@@ -166,14 +169,19 @@ class Causal3D(VideoVAE):
         return values.view(-1, 1, 1, 1)
 
 
-_SETTINGS = ("layout", "latent_channels", "unshuffle", "strides", "widths", "decoder_widths", "num_blocks", "shortcuts")
+_SETTINGS = (
+    *("layout", "latent_channels", "unshuffle", "strides", "widths", "decoder_widths", "num_blocks", "time_kernel"),
+    "shortcuts",
+)
 
 
 def resolved(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """All settings of a network: those given, the others as in the preset. ValueError as `Causal3D` raises it."""
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r} is unknown; known: {', '.join(PRESETS)}")
-    all_of = {"layout": "shuffle", "shortcuts": False, **PRESETS[preset], **given}
+    all_of = {"layout": "shuffle", "time_kernel": 3, "shortcuts": False, **PRESETS[preset], **given}
+    if all_of["layout"] == "wan":
+        all_of["time_kernel"] = given.get("time_kernel", 3)  # a preset's is of its own layout
     widths = tuple(all_of["widths"])
     # The decoder's widths of a preset belong to the encoder's of that preset.
     follows = "decoder_widths" not in given and ("widths" in given or "decoder_widths" not in all_of)
@@ -186,10 +194,10 @@ def resolved(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 f"{len(some)} widths need {len(some) - 1} strides between them, not {len(strides)}: "
                 f"widths {list(some)}, strides {[list(stride) for stride in strides]}"
             )
-    if min(all_of["latent_channels"], all_of["num_blocks"], *widths, *decoder_widths) < 1:
+    if min(*(all_of[key] for key in ("latent_channels", "num_blocks", "time_kernel")), *widths, *decoder_widths) < 1:
         raise ValueError(
-            f"latent_channels {all_of['latent_channels']}, num_blocks {all_of['num_blocks']}, widths {list(widths)} "
-            f"and decoder_widths {list(decoder_widths)} start at 1"
+            f"latent_channels {all_of['latent_channels']}, num_blocks {all_of['num_blocks']}, time_kernel "
+            f"{all_of['time_kernel']}, widths {list(widths)} and decoder_widths {list(decoder_widths)} start at 1"
         )
     _check_layout(all_of)
     return all_of
@@ -201,6 +209,8 @@ def _check_layout(settings: Mapping[str, Any]) -> None:
         raise ValueError(f"layout {layout!r} is unknown; known: shuffle, wan")
     if layout == "shuffle" and settings["shortcuts"]:
         raise ValueError("shortcuts are for the layout wan")
+    if layout == "wan" and settings["time_kernel"] != 3:
+        raise ValueError(f"time_kernel is 3 in the layout wan, not {settings['time_kernel']}")
     if layout == "wan" and any(stride not in ((1, 2, 2), (2, 2, 2)) for stride in strides):
         raise ValueError(f"strides of the layout wan are (1, 2, 2) or (2, 2, 2), not {[list(s) for s in strides]}")
 

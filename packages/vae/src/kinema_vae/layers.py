@@ -182,16 +182,17 @@ class NormAct(RMSNorm):
 
 
 class ResidualBlock(nn.Module):
-    """x + two causal 3 x 3 x 3 convolutions of it, each after `NormAct`; x mapped linearly where the widths differ."""
+    """x + two causal convolutions of it, 3 x 3 in space, each after `NormAct`; x is mapped where the widths differ."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, blank: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, blank: bool = False, time_kernel: int = 3) -> None:
         super().__init__()
+        kernel = (time_kernel, 3, 3)
         self.body = CausalSequence(
             [
                 NormAct(in_channels),
-                CausalConv3d(in_channels, out_channels, blank=blank),
+                CausalConv3d(in_channels, out_channels, kernel, blank=blank),
                 NormAct(out_channels),
-                CausalConv3d(out_channels, out_channels, blank=blank),
+                CausalConv3d(out_channels, out_channels, kernel, blank=blank),
             ]
         )
         self.shortcut = Conv3d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()

@@ -4,12 +4,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-#: `demo` trains in minutes on a CPU (0.5 M parameters); `small` and `high` have the proportions of the large open
+#: `demo` trains in minutes on a CPU (0.4 M parameters); `small` and `high` have the proportions of the large open
 #: models' VAEs and of those that compress most, at sizes that a CPU can still train; `wan21` and `wan22` are the
 #: networks of Wan 2.1 and of Wan 2.2 TI2V-5B, layer by layer, so that their weights can be loaded.
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "demo": {"latent_channels": 12, "unshuffle": (4, 4, 4), "strides": (), "widths": (64,), "num_blocks": 1},
+        "demo": {
+            "latent_channels": 12,
+            "unshuffle": (4, 4, 4),
+            "strides": (),
+            "widths": (64,),
+            "num_blocks": 1,
+            "time_kernel": 2,
+        },
         "small": {
             "latent_channels": 16,
             "unshuffle": (2, 4, 4),
