@@ -134,6 +134,26 @@ def test_a_foreign_transformer_is_swapped_in_by_its_name_alone(space, plugin):
     sample("mixer")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["dit.text_attention=joint", "packs=2", "pack_quadratic=1e-3", "batch_cells=1024"],
+        ["dit.attention=window", "sizes_per_step=1"],
+        ["dit.attention=block_causal", "dit.checkpointing=true"],
+    ],
+)
+def test_attention_and_batches_by_config(space, change):
+    train_dit(None, words("text.main.width=16", *change, "run.out=changed"))
+    sample("changed")
+
+
+def test_the_peer_of_diffusers_by_its_name(space):
+    without = [word for word in words("run.out=peer") if not word.startswith("dit.")]
+    shape = ["dit.name=diffusers_wan", "dit.width=24", "dit.depth=1", "dit.num_heads=2"]
+    train_dit(None, [*without, *shape, "text.main.width=16"])
+    sample("peer")
+
+
 def test_a_cache_of_another_vae_is_refused(space):
     train_vae(None, [*DATA, *SHORT, *TINY_VAE, "seed=1", "run.out=other-vae"])
     with pytest.raises(ValueError, match="made by something else"):

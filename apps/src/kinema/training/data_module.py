@@ -7,7 +7,18 @@ from typing import Any
 
 import lightning.pytorch as pl
 from kinema_core import Clip, ClipInfo
-from kinema_data import BadClip, Batch, ReplacingDataset, SkipLog, TokenBudgetSampler, collate, to_float, to_uint8
+from kinema_data import (
+    BadClip,
+    Batch,
+    PackSampler,
+    PlannedSampler,
+    ReplacingDataset,
+    SkipLog,
+    TokenBudgetSampler,
+    collate,
+    to_float,
+    to_uint8,
+)
 from torch.utils.data import DataLoader
 
 from kinema.checkpointing import BatchPosition
@@ -34,6 +45,9 @@ class BudgetDataModule(pl.LightningDataModule):
         seed: of the order.
         sizes_per_step: how many sizes a step holds.
         weights: how often clips of a size, (frames, height, width) in pixels, are drawn an epoch; 1 where not given.
+        packs: 0, or how many packs of equal cost a step consists of, whatever their sizes (see `PackSampler`); ranks
+            share them evenly. `sizes_per_step` and `weights` do not go with it.
+        quadratic: of the packs, how much attention costs.
         num_workers: processes that read ahead.
         position: the trainer's callback that knows how many batches were taken; needed to resume.
     """
@@ -48,20 +62,24 @@ class BudgetDataModule(pl.LightningDataModule):
         seed: int = 0,
         sizes_per_step: int = 2,
         weights: Mapping[Size, float] | None = None,
+        packs: int = 0,
+        quadratic: float = 0.0,
         num_workers: int = 0,
         position: BatchPosition | None = None,
     ) -> None:
         super().__init__()
         self.dataset, self.cost, self.budget, self.assemble = dataset, cost, budget, assemble
-        self.options = {"seed": seed, "sizes_per_step": sizes_per_step, "weights": weights}
+        self.seed, self.options = seed, {"sizes_per_step": sizes_per_step, "weights": weights}
+        self.packs, self.quadratic = packs, quadratic
+        if packs and weights:
+            raise ValueError("packs take every clip once an epoch: weights of sizes do not go with them")
         self.num_workers = num_workers
         self.position = position or BatchPosition()
         self.skips = SkipLog()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """This rank's batches from the position on."""
-        ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size} if self.trainer else {}
-        sampler = TokenBudgetSampler.of(self.dataset, self.cost, budget=self.budget, **self.options, **ranks)
+        sampler = self._sampler()
         sampler.advance(self.position.batches)
         return DataLoader(
             ReplacingDataset(self.dataset, sampler),
@@ -70,6 +88,15 @@ class BudgetDataModule(pl.LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+    def _sampler(self) -> PlannedSampler:
+        ranks = {"rank": self.trainer.global_rank, "world": self.trainer.world_size} if self.trainer else {}
+        shared = {"seed": self.seed, **ranks}
+        if not self.packs:
+            return TokenBudgetSampler.of(self.dataset, self.cost, budget=self.budget, **self.options, **shared)
+        length = self.budget // self.packs
+        options = {"length": length, "packs": self.packs, "quadratic": self.quadratic}
+        return PackSampler.of(self.dataset, self.cost, **options, **shared)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Any:
         """Count what was skipped, and assemble."""

@@ -128,7 +128,10 @@ def train_dit(
         budget=config.batch_cells,
         assemble=LatentBatch.of,
         seed=config.seed,
+        sizes_per_step=config.sizes_per_step,
         weights={parse_size(key): weight for key, weight in config.size_weights.items()},
+        packs=config.packs,
+        quadratic=config.pack_quadratic,
         position=position,
     )
     pipeline = Pipeline(

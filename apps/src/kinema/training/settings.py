@@ -165,7 +165,11 @@ class DiTTraining:
         keep_share: share of clips with a random keep mask, so that one model serves all tasks.
         keep_weights: how much more often one kind of mask is drawn than another, as {first: 20}; 1 where not given.
         batch_cells: latent cells of all clips of a global batch.
+        sizes_per_step: how many sizes a global batch holds, leftovers aside; 1: one size at a time (buckets).
         size_weights: how often clips of a size are drawn, as {"9x32x32": 0.5}; 1 where not given.
+        packs: 0, or how many packs of equal cost, each of clips of all sizes, a global batch consists of.
+        pack_quadratic: cost of a pack is L + this times L^2 over its clips of L cells; about 1 / (24 x width of the
+            transformer) with patches of 4 cells.
     """
 
     seed: int = 0
@@ -177,7 +181,10 @@ class DiTTraining:
     dit: dict[str, Any] = component("dit", name="video_dit")
     diffusion: dict[str, Any] = component("diffusion", name="flow")
     batch_cells: int = 16384
+    sizes_per_step: int = 2
     size_weights: dict[str, float] = field(default_factory=dict)
+    packs: int = 0
+    pack_quadratic: float = 0.0
     caption_drop: float = 0.1
     caption_weights: dict[str, float] = field(default_factory=dict)
     keep_share: float = 0.3
@@ -189,3 +196,7 @@ class DiTTraining:
 
     def __post_init__(self) -> None:
         mask_ends(self.keep_weights)  # raises
+        if self.packs % self.trainer.devices:
+            raise ValueError(f"packs is {self.packs}; it is a multiple of trainer.devices, {self.trainer.devices}")
+        if self.packs and self.size_weights:
+            raise ValueError("packs take every clip once an epoch: size_weights do not go with them")

@@ -18,7 +18,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from kinema_data.files import BadClip
-from kinema_data.sampler import Draw, TokenBudgetSampler
+from kinema_data.sampler import Draw, PlannedSampler
 
 _MOST_TRIES = 4
 
@@ -49,7 +49,7 @@ class ReplacingDataset(Dataset[tuple[Any, tuple[Skip, ...]]]):
         sampler: the sampler that draws from it; gives sizes, tokens and seed.
     """
 
-    def __init__(self, dataset: Any, sampler: TokenBudgetSampler) -> None:
+    def __init__(self, dataset: Any, sampler: PlannedSampler) -> None:
         self._dataset = dataset
         self._sampler = sampler
 

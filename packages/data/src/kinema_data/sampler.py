@@ -1,25 +1,22 @@
-"""Batches filled to a budget of tokens, whatever the sizes: a pure function of (seed, epoch, step, rank, world).
+"""Batches planned an epoch ahead: a pure function of (seed, epoch, step, rank, world).
 
-How an epoch is planned. Clips are shuffled; those of one size are cut into blocks of at most budget / sizes_per_step
-tokens; what is left of each size is mixed into blocks of the same weight; the blocks are shuffled, and each step takes
-sizes_per_step of them. So a step holds few sizes (fewer run faster, since clips of equal length share their attention
-call), is filled to within about one clip a block, and every clip comes once an epoch, except the last unfilled step's.
-Ranks then share each step's clips. The plan knows nothing of them, so one rank or eight see the same global batches.
+A plan is made of the shuffled clips alone and knows nothing of ranks, so one rank or eight see the same global batches;
+ranks then share each step's clips. `budget` and `packs` hold the ways to plan.
 """
 
 import hashlib
-import heapq
 import itertools
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from kinema_core import ClipInfo
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-_Indices = NDArray[np.int64]
+Indices = NDArray[np.int64]
 _PLANS_KEPT = 2  # the current epoch and the next, which prefetching enters early
 
 
@@ -39,12 +36,18 @@ class Draw(int):
         return draw
 
 
-class _Plan(NamedTuple):
-    order: _Indices  # clip indices in the order of the epoch
-    bounds: _Indices  # (steps + 1,): step s holds order[bounds[s] : bounds[s + 1]]
+class Plan(NamedTuple):
+    """An epoch: step s holds the clips order[bounds[s] : bounds[s + 1]]; bounds is (steps + 1,).
+
+    `parts` are bounds of finer units that steps consist of, where there are any.
+    """
+
+    order: Indices
+    bounds: Indices
+    parts: Indices | None = None
 
 
-class TokenBudgetSampler(Sampler[list[int]]):
+class PlannedSampler(Sampler[list[int]], ABC):
     """A batch sampler: an endless stream of lists of `Draw`s, one list a step, for `DataLoader(batch_sampler=...)`.
 
     Iterating does not move the position in the run, since a loader fetches ahead of the training: call `advance` after
@@ -53,18 +56,13 @@ class TokenBudgetSampler(Sampler[list[int]]):
     Args:
         tokens: cost of each clip, at least 1.
         sizes: what tells sizes apart, one a clip, such as (frames, height, width).
-        budget: tokens of a step over all ranks.
         seed: of the order.
         rank: this process.
         world: number of processes; Lightning: pass `use_distributed_sampler=False` to the Trainer.
-        sizes_per_step: how many sizes a step holds (leftovers aside). 1 is fastest; more mix better.
-        weights: how often a clip of a size is drawn an epoch, {size: times}, 1 where not given. 0.5 draws a random half
-            of them, other ones each epoch; 2 draws each twice.
         fingerprint: names the dataset; a state saved on another is refused. By default a hash of tokens and sizes.
 
     Raises:
-        ValueError: no clips, a budget too small for the largest clip on every rank, unknown sizes in `weights`, fewer
-            clips than ranks, or a rank outside the world.
+        ValueError: no clips, other numbers of tokens than sizes, or a rank outside the world.
     """
 
     def __init__(
@@ -72,12 +70,9 @@ class TokenBudgetSampler(Sampler[list[int]]):
         tokens: Sequence[int],
         sizes: Sequence[Hashable],
         *,
-        budget: int,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
-        sizes_per_step: int = 2,
-        weights: Mapping[Hashable, float] | None = None,
         fingerprint: str | None = None,
     ) -> None:
         self.tokens = np.asarray(tokens, dtype=np.int64)
@@ -85,38 +80,25 @@ class TokenBudgetSampler(Sampler[list[int]]):
             raise ValueError(f"{len(sizes)} sizes and {len(self.tokens)} token counts: need one each a clip, from 1 on")
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} is not in a world of {world}")
-        if sizes_per_step < 1:
-            raise ValueError(f"sizes_per_step {sizes_per_step} has to be at least 1")
-        largest = int(self.tokens.max())
-        # Twice for several ranks: then no way of filling a step leaves a rank without a clip (see _plan).
-        least = largest if world == 1 else 2 * world * largest
-        if budget < least:
-            raise ValueError(
-                f"a budget of {budget} tokens is too small: the largest clip has {largest}, so {world} ranks need "
-                f"{least} or more"
-            )
-        self.budget, self.seed, self.rank, self.world = budget, seed, rank, world
-        self._blocks_per_step = sizes_per_step
-        numbers: dict[Hashable, int] = {}
+        self.seed, self.rank, self.world = seed, rank, world
+        self.numbers: dict[Hashable, int] = {}
         #: The number of each clip's size, in order of first appearance.
-        self.groups = np.array([numbers.setdefault(size, len(numbers)) for size in sizes], dtype=np.int64)
-        unknown = [size for size in weights or {} if size not in numbers]
-        if unknown:
-            raise ValueError(f"weights of sizes that no clip has: {unknown}; there are {list(numbers)}")
-        self._weights = [float((weights or {}).get(size, 1.0)) for size in numbers]
-        if min(self._weights) < 0 or max(self._weights) == 0:
-            raise ValueError(f"weights have to be at least 0 and not all 0, not {weights}")
+        self.groups = np.array([self.numbers.setdefault(size, len(self.numbers)) for size in sizes], dtype=np.int64)
         self.fingerprint = fingerprint or _fingerprint(self.tokens.tolist(), self.groups.tolist())
         self.epoch = 0
         self.step = 0
-        self._plans: OrderedDict[int, _Plan] = OrderedDict()
-        if len(self._plan(0).order) < world:
-            raise ValueError(f"an epoch of {len(self._plan(0).order)} clips does not reach {world} ranks")
+        self._plans: OrderedDict[int, Plan] = OrderedDict()
+
+    @abstractmethod
+    def batch(self, epoch: int, step: int) -> list[int]:
+        """This rank's part of `global_batch(epoch, step)`; all ranks have about the same number of tokens."""
+
+    @abstractmethod
+    def planned(self, random: np.random.Generator) -> Plan:
+        """The plan of an epoch."""
 
     @classmethod
-    def of(
-        cls, dataset: Any, count_tokens: Callable[[ClipInfo], int], *, budget: int, **options: Any
-    ) -> "TokenBudgetSampler":
+    def of(cls, dataset: Any, count_tokens: Callable[[ClipInfo], int], **options: Any) -> Self:
         """A sampler over whatever has `len` and `info(index)`; `options` as the constructor's.
 
         Sizes are (frames, height, width), the fingerprint is that of ids and sizes.
@@ -126,7 +108,6 @@ class TokenBudgetSampler(Sampler[list[int]]):
         return cls(
             [count_tokens(info) for info in infos],
             sizes,
-            budget=budget,
             fingerprint=_fingerprint([info.id for info in infos], sizes),
             **options,
         )
@@ -138,21 +119,6 @@ class TokenBudgetSampler(Sampler[list[int]]):
             for at in range(step, self.steps_in(epoch)):
                 yield self.batch(epoch, at)
             step = 0
-
-    def batch(self, epoch: int, step: int) -> list[int]:
-        """This rank's part of `global_batch(epoch, step)`; all ranks have about the same number of tokens."""
-        whole = self.global_batch(epoch, step)
-        if self.world == 1:
-            return whole
-        # Largest first, to the rank that has least so far (Graham, 1969: at most 4/3 of the best split).
-        loads = [(0, rank) for rank in range(self.world)]
-        mine: list[int] = []
-        for draw in sorted(whole, key=lambda draw: -self.tokens[draw]):
-            load, rank = heapq.heappop(loads)
-            if rank == self.rank:
-                mine.append(draw)
-            heapq.heappush(loads, (load + int(self.tokens[draw]), rank))
-        return mine
 
     def global_batch(self, epoch: int, step: int) -> list[int]:
         """All clips of a step, as `Draw`s in slot order.
@@ -196,55 +162,12 @@ class TokenBudgetSampler(Sampler[list[int]]):
         self._plans.clear()
         self.advance(0)
 
-    def _plan(self, epoch: int) -> _Plan:
+    def _plan(self, epoch: int) -> Plan:
         if epoch not in self._plans:
-            self._plans[epoch] = self._planned(epoch)
+            self._plans[epoch] = self.planned(np.random.Generator(np.random.Philox(key=[self.seed, epoch])))
             if len(self._plans) > _PLANS_KEPT:
                 self._plans.popitem(last=False)
         return self._plans[epoch]
-
-    def _planned(self, epoch: int) -> _Plan:
-        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
-        share = max(1, self.budget // self._blocks_per_step)
-        blocks: list[_Indices] = []
-        leftovers: list[_Indices] = []
-        for group, weight in enumerate(self._weights):
-            clips = _repeated(np.flatnonzero(self.groups == group), weight, random)
-            # Clips of a size may differ in tokens, if whoever counts them wishes so: the largest counts for all.
-            most = int(self.tokens[clips].max(initial=1))
-            length = max(1, share // most)
-            whole = len(clips) - len(clips) % length
-            blocks += np.split(clips[:whole], range(length, whole, length)) if whole else []
-            leftovers.append(clips[whole:])
-        mixed = random.permutation(np.concatenate(leftovers))
-        mixed_blocks = [mixed[a:b] for a, b in itertools.pairwise(_filled(self.tokens[mixed], share))]
-        last = mixed_blocks.pop() if mixed_blocks else None  # may be light, so it goes to the end
-        blocks += mixed_blocks
-        blocks = [blocks[i] for i in random.permutation(len(blocks))] + ([] if last is None else [last])
-        weights = np.array([self.tokens[block].sum() for block in blocks])
-        steps = _filled(weights, self.budget, self._blocks_per_step)
-        if len(steps) > 2 and 2 * weights[steps[-2] :].sum() < self.budget:
-            steps = steps[:-1]
-        ends = np.concatenate([[0], np.cumsum([len(block) for block in blocks])]).astype(np.int64)
-        return _Plan(np.concatenate(blocks), ends[steps])
-
-
-def _repeated(clips: _Indices, times: float, random: np.random.Generator) -> _Indices:
-    """Each clip floor(times) times, each time in a new order, and a random part of them once more."""
-    whole, rest = divmod(round(times * len(clips)), len(clips))
-    passes = [random.permutation(clips) for _ in range(whole + 1)]
-    return np.concatenate([*passes[:-1], passes[-1][:rest]])
-
-
-def _filled(weights: NDArray[np.int64], budget: int, most: int | None = None) -> list[int]:
-    """Bounds of runs that are filled up in order: as many items as fit in the budget, at most `most`, at least one."""
-    bounds, load = [0], 0
-    for i, weight in enumerate(weights.tolist()):
-        if i > bounds[-1] and (load + weight > budget or i - bounds[-1] == most):
-            bounds.append(i)
-            load = 0
-        load += weight
-    return [*bounds, len(weights)] if len(weights) else bounds
 
 
 def _fingerprint(*parts: Sequence[Any]) -> str:

@@ -117,6 +117,7 @@ class VideoDiT(DiT):
         # What is one step of rotary positions: in Wan's layout a token.
         step = torch.tensor(self.patch if self.wan else (1, 1, 1), dtype=torch.float32)
         self.register_buffer("cell", step * torch.tensor([24 / frame_rate, 1, 1]), persistent=False)
+        self.register_buffer("one_for_scales", torch.tensor([0.0, 1.0, 0.0] * 2), persistent=False)
         self.cell_names = sorted(cell_widths or {})
         self.clip_names = sorted(clip_widths or {})
 
@@ -182,8 +183,8 @@ class VideoDiT(DiT):
         h = self.embed(packing.patchify(cells))  # (L, D)
         if self.embed_place is not None:
             h = h + self.embed_place(place_features(x, periods)[first])
-        cell = self.cell.to(x.positions)
-        angles = rotary_angles(x.positions[first] / cell, periods[first] / cell[0], self.head_width, self.rope_theta)
+        steps = x.positions[first] / self.cell
+        angles = rotary_angles(steps, periods[first] / self.cell[0], self.head_width, self.rope_theta)
         rotation = (angles.cos()[:, None, None], angles.sin()[:, None, None])  # (L, 1, 1, E / 2)
 
         level, levels = _levels(noise[first], packing.clip)  # (L,), two of (M,)
@@ -215,7 +216,7 @@ class VideoDiT(DiT):
         """(M, rows, D), with one added to the scales in Wan's layout, whose tables are around zero."""
         if not self.wan:
             return modulation
-        return modulation + torch.tensor([0.0, 1.0, 0.0] * 2).to(modulation)[: modulation.shape[1], None]
+        return modulation + self.one_for_scales[: modulation.shape[1], None]
 
     def _condition(self, noise: Tensor, clip: Tensor, cond: Conditioning) -> Tensor:
         """Noise levels (M,) of clips (M,), with the clips' pooled text and features -> (M, D)."""
