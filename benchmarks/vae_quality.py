@@ -11,12 +11,11 @@ theirs.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from commands import kinema
 from kinema.components import build
 from kinema_core import vaes
 from kinema_data.worlds import Look, make_world
@@ -29,14 +28,6 @@ NETWORKS = {
 #: Times the learning rates of the demo's VAE.
 RATES = (0.3, 1.0, 3.0)
 LOOK = Look(texture=10, noise=3, camera=12)
-
-
-def kinema(folder: Path, *words: str) -> None:
-    """Run a command of Kinema in a folder; what it says is shown only if it fails."""
-    command = [sys.executable, "-m", "kinema", *words]
-    done = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"kinema {' '.join(words)} failed: {done.stdout[-2000:]} {done.stderr[-2000:]}")
 
 
 def train(folder: Path, name: str, network: dict[str, object], minutes: float, *words: str, threads: int = 1) -> None:
