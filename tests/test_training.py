@@ -147,6 +147,26 @@ def test_attention_and_batches_by_config(space, change):
     sample("changed")
 
 
+def test_adapters_alone_are_trained_and_merged(space):
+    # Layers that begin as zero learn from the second and third step on.
+    train_dit(None, words("text.main.width=16", "trainer.max_steps=5", "optim.warmup=0", "run.out=base"))
+    frozen = ["text.main.width=16", "text.main.weights=base/text.main/model.safetensors"]
+    lora = [
+        "dit.init_from=base",
+        "lora.rank=2",
+        "lora.targets=[qkv]",
+        "optim.warmup=0",
+        "run.id=lora",
+        "run.out=merged",
+    ]
+    train_dit(None, words(*frozen, *lora))
+    assert Path("runs/lora/pytorch_lora_weights.safetensors").is_file()
+    base, merged = (load_model(name).components["dit"].state_dict() for name in ("base", "merged"))
+    changed = {name for name, value in base.items() if not torch.equal(value, merged[name])}
+    assert changed == {"blocks.0.qkv.weight"} and base.keys() == merged.keys()
+    sample("merged")
+
+
 def test_the_peer_of_diffusers_by_its_name(space):
     without = [word for word in words("run.out=peer") if not word.startswith("dit.")]
     shape = ["dit.name=diffusers_wan", "dit.width=24", "dit.depth=1", "dit.num_heads=2"]

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 from kinema_core import VideoVAE, datasets, diffusions, dits, guidances, samplers, text_encoders, vaes, weights_hash
 from kinema_data import CachedLatents
+from kinema_dit import VideoDiT, add_lora, merge_lora, save_lora
 from kinema_vae.training import PatchDiscriminator, PerceptualLoss
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -109,6 +110,10 @@ def train_dit(
     cache = CachedLatents(config.cache, expect={"vae": weights_hash(vae.state_dict())})
     text = [build(text_encoders, node) for node in config.text.values()]
     dit = build(dits, config.dit, **derived_widths(vae, text))
+    if config.lora.rank:
+        if not isinstance(dit, VideoDiT):
+            raise UserError(f"lora is for dit.name=video_dit, not {config.dit['name']}")
+        add_lora(dit, config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets)
     law = build(diffusions, config.diffusion)
     module = DiTModule(
         dit,
@@ -148,6 +153,9 @@ def train_dit(
     scores = build_metrics(config.samples.metrics, clip) if clip else {}
 
     def finish(trainer: pl.Trainer, run: Run) -> None:
+        if config.lora.rank:
+            save_lora(dit, run.folder / "pytorch_lora_weights.safetensors")  # diffusers' name
+            merge_lora(dit)
         components = {
             "vae": (saved.nodes["vae"], vae),
             **{f"text.{label}": (config.text[label], e) for label, e in zip(config.text, text, strict=True)},

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from kinema_dit.lora import TARGETS
+
 from kinema.config import component, component_set
 from kinema.tasks import mask_ends
 
@@ -154,6 +156,18 @@ class SampleSettings:
 
 
 @dataclass
+class LoRASettings:
+    """Low-rank adapters in place of all weights; rank 0: none. An adapter's output is times `alpha` / `rank` (None: 1).
+
+    They are kept in the run's folder in diffusers' keys and merged into the model that is written.
+    """
+
+    rank: int = 0
+    alpha: float | None = None
+    targets: list[str] = field(default_factory=lambda: list(TARGETS))
+
+
+@dataclass
 class DiTTraining:
     """`kinema train dit`: a diffusion transformer on the cached latents of a VAE.
 
@@ -179,6 +193,7 @@ class DiTTraining:
     validation: dict[str, Any] | None = component("dataset", name="manifest", path="world", split="choose")
     text: dict[str, dict[str, Any]] = component_set("text", main={"name": "tiny"})
     dit: dict[str, Any] = component("dit", name="video_dit")
+    lora: LoRASettings = field(default_factory=LoRASettings)
     diffusion: dict[str, Any] = component("diffusion", name="flow")
     batch_cells: int = 16384
     sizes_per_step: int = 2

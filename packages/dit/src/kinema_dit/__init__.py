@@ -1,6 +1,7 @@
 """Kinema's diffusion transformer over packed spacetime patches."""
 
 from kinema_dit.attention import neighbour_attention, packed_attention
+from kinema_dit.lora import add_lora, load_lora, merge_lora, save_lora
 from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
 from kinema_dit.packing import pack
 from kinema_dit.sizes import SIZES, forward_flops, num_parameters
@@ -12,13 +13,17 @@ __all__ = [
     "CausalBlocks",
     "VideoDiT",
     "Windows",
+    "add_lora",
     "forward_flops",
+    "load_lora",
     "load_wan",
+    "merge_lora",
     "neighbour_attention",
     "neighbourhoods",
     "num_parameters",
     "pack",
     "packed_attention",
+    "save_lora",
     "save_wan",
     "wan_settings",
 ]

@@ -4,7 +4,7 @@ Queries, keys and values are one layer here, and the pairs that rotary positions
 side: weights are put together and reordered, so a round trip gives the same bits.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,9 @@ def load_wan(folder: str | Path) -> VideoDiT:
             finite, or a file that ends too early. All in one line.
     """
     dit = VideoDiT(**wan_settings(folder))
-    state, names = dit.state_dict(), dict(_parts(dit))
+    state, names = dit.state_dict(), dict(parts_of(dit))
     theirs = diffusers_folder.read_weights(folder, {name: value.shape for name, value in _theirs(dit).items()})
-    ours = {own: _to_ours(own, [theirs[name] for name in names[own]], value, dit) for own, value in state.items()}
+    ours = {own: to_ours(own, [theirs[name] for name in names[own]], value, dit) for own, value in state.items()}
     dit.load_state_dict(ours)
     return dit.eval()
 
@@ -154,9 +154,9 @@ _INNER = {
 }
 
 
-def _parts(dit: VideoDiT) -> Iterator[tuple[str, list[str]]]:
-    """(our name, their names) of every weight."""
-    for own in dit.state_dict():
+def parts_of(dit: VideoDiT, weights: Iterable[str] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """(our name, their names) of every weight, or of some."""
+    for own in dit.state_dict() if weights is None else weights:
         layer, dot, kind = own.rpartition(".")
         prefix, names, inner = "", _OUTER, own
         if own.startswith("blocks."):
@@ -172,12 +172,12 @@ def _parts(dit: VideoDiT) -> Iterator[tuple[str, list[str]]]:
 def _theirs(dit: VideoDiT) -> dict[str, Tensor]:
     """All weights by their names."""
     state, found = dit.state_dict(), {}
-    for own, names in _parts(dit):
-        found |= _to_theirs(own, names, state[own], dit)
+    for own, names in parts_of(dit):
+        found |= to_theirs(own, names, state[own], dit)
     return found
 
 
-def _to_theirs(own: str, names: list[str], value: Tensor, dit: VideoDiT) -> dict[str, Tensor]:
+def to_theirs(own: str, names: list[str], value: Tensor, dit: VideoDiT) -> dict[str, Tensor]:
     """One of our weights as theirs by name."""
     if own == "embed.weight":
         return {names[0]: value.unflatten(1, (*dit.patch, -1)).movedim(4, 1)}
@@ -194,8 +194,8 @@ def _to_theirs(own: str, names: list[str], value: Tensor, dit: VideoDiT) -> dict
     return found
 
 
-def _to_ours(own: str, values: list[Tensor], like: Tensor, dit: VideoDiT) -> Tensor:
-    """The inverse of `_to_theirs`."""
+def to_ours(own: str, values: list[Tensor], like: Tensor, dit: VideoDiT) -> Tensor:
+    """The inverse of `to_theirs`."""
     if own == "embed.weight":
         return values[0].movedim(1, 4).flatten(1)
     if own.endswith("table"):
