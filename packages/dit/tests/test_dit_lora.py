@@ -9,7 +9,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from kinema_dit import VideoDiT, load_wan
-from kinema_dit.lora import TARGETS, add_lora, load_lora, merge_lora, save_lora
+from kinema_dit.lora import LORA_TARGETS, add_lora, load_lora, merge_lora, save_lora
 
 CHANNELS = 4
 
@@ -42,7 +42,7 @@ def test_adapters_begin_as_nothing_learn_alone_and_merge(layout, tmp_path) -> No
     assert torch.equal(output(dit), before)
     learning = {name for name, p in dit.named_parameters() if p.requires_grad}
     assert learning and all("lora_" in name for name in learning)
-    assert len(learning) == 2 * 2 * len(TARGETS)
+    assert len(learning) == 2 * 2 * len(LORA_TARGETS)
     randomise_adapters(dit)
     output(dit).square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in dit.parameters() if p.requires_grad)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from kinema_dit.lora import TARGETS
+from kinema_dit import LORA_TARGETS
 
 from kinema.config import component, component_set
 from kinema.tasks import mask_ends
@@ -164,7 +164,7 @@ class LoRASettings:
 
     rank: int = 0
     alpha: float | None = None
-    targets: list[str] = field(default_factory=lambda: list(TARGETS))
+    targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS))
 
 
 @dataclass

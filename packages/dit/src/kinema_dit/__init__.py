@@ -1,7 +1,7 @@
 """Kinema's diffusion transformer over packed spacetime patches."""
 
 from kinema_dit.attention import neighbour_attention, packed_attention
-from kinema_dit.lora import add_lora, load_lora, merge_lora, save_lora
+from kinema_dit.lora import LORA_TARGETS, add_lora, load_lora, merge_lora, save_lora
 from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
 from kinema_dit.packing import pack
 from kinema_dit.sizes import SIZES, forward_flops, num_parameters
@@ -9,6 +9,7 @@ from kinema_dit.video_dit import VideoDiT
 from kinema_dit.wan_weights import load_wan, save_wan, wan_settings
 
 __all__ = [
+    "LORA_TARGETS",
     "SIZES",
     "CausalBlocks",
     "VideoDiT",

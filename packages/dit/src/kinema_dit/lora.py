@@ -17,18 +17,18 @@ from kinema_dit.video_dit import VideoDiT
 from kinema_dit.wan_weights import parts_of, to_ours, to_theirs
 
 #: The linear layers of a block, by the last part of their name.
-TARGETS = ("qkv", "attention_out", "cross.q", "cross.kv", "cross.out", "up", "down")
+LORA_TARGETS = ("qkv", "attention_out", "cross.q", "cross.kv", "cross.out", "up", "down")
 PREFIX = "transformer."
 
 
-def add_lora(dit: VideoDiT, rank: int, *, alpha: float | None = None, targets: Sequence[str] = TARGETS) -> None:
+def add_lora(dit: VideoDiT, rank: int, *, alpha: float | None = None, targets: Sequence[str] = LORA_TARGETS) -> None:
     """Put an adapter beside linear layers of the blocks, which begins as zero, and freeze everything else.
 
     Args:
         dit: changed in place.
         rank: of the adapters.
         alpha: an adapter's output is times alpha / rank; None: alpha is the rank.
-        targets: which of `TARGETS`.
+        targets: which of `LORA_TARGETS`.
 
     Raises:
         ValueError: peft is not installed, a rank below 1, or an unknown target.
@@ -36,8 +36,10 @@ def add_lora(dit: VideoDiT, rank: int, *, alpha: float | None = None, targets: S
     if rank < 1:
         raise ValueError(f"the rank of LoRA is {rank}; it starts at 1")
     for target in targets:
-        if target not in TARGETS:
-            raise ValueError(f"{target!r} is no layer for LoRA{nearest(target, TARGETS)}; known: {', '.join(TARGETS)}")
+        if target not in LORA_TARGETS:
+            raise ValueError(
+                f"{target!r} is no layer for LoRA{nearest(target, LORA_TARGETS)}; known: {', '.join(LORA_TARGETS)}"
+            )
     try:
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415  an extra
     except ImportError as error:
