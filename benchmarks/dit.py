@@ -72,9 +72,9 @@ def packed_step(dit: VideoDiT, grids: list[Grid], dtype: torch.dtype = torch.flo
 
 
 def against_diffusers(
-    width: int, depth: int, clips: int, grid: Grid, rounds: int, dtype: torch.dtype
+    width: int, depth: int, clips: int, grid: Grid, rounds: int, dtype: torch.dtype, *, compiled: bool = False
 ) -> dict[str, float]:
-    """Tokens a second of both, their ratio, and our share of the rate of plain products."""
+    """Tokens a second of both (ours compiled or not), their ratio, and our share of the rate of plain products."""
     torch.manual_seed(0)
     heads = width // 64
     theirs = WanTransformer3DModel(
@@ -89,6 +89,8 @@ def against_diffusers(
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = load_wan(folder).train()
+    if compiled:
+        ours.compile()
     x, t = torch.randn(clips, CHANNELS, *grid), 1000 * torch.rand(clips)
     text = torch.randn(clips, TEXT_TOKENS, TEXT_WIDTH)
 
@@ -186,12 +188,17 @@ def main() -> None:
     figures: dict[str, float] = {}
     rounds = 2 if args.quick else 9
     width, depth = (256, 2) if args.quick else (512, 4)
-    for short, dtype, clips in (("fp32", torch.float32, 8), ("bf16", torch.bfloat16, 1 if args.quick else 2)):
+    for dtype, compiled in itertools.product(
+        (torch.float32, torch.bfloat16), (False,) if args.quick else (False, True)
+    ):
         # A CPU that does not compute in bfloat16 takes tens of times as long as in float32.
-        found = against_diffusers(width, depth, clips, (3, 16, 16), rounds if short == "fp32" else 1, dtype)
-        figures[f"{short}_ratio"], figures[f"{short}_share"] = found["ratio"], found["share"]
+        slow = matmul_rate(width, 256, dtype) < 0.5 * matmul_rate(width, 256, torch.float32)
+        clips, turns = (1, 1) if slow else (8, rounds)
+        name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype] + ("_compiled" if compiled else "")
+        found = against_diffusers(width, depth, clips, (3, 16, 16), turns, dtype, compiled=compiled)
+        figures[f"{name}_ratio"], figures[f"{name}_share"] = found["ratio"], found["share"]
         print(
-            f"{short}, width {width}: ours {found['ours']:.0f}, theirs {found['theirs']:.0f} tokens/s, ratio "
+            f"{name}, width {width}: ours {found['ours']:.0f}, theirs {found['theirs']:.0f} tokens/s, ratio "
             f"{found['ratio']:.2f}; {found['share']:.0%} of the rate of plain products",
             flush=True,
         )

@@ -37,6 +37,27 @@ class TestLongPatches(DiTContract):
         )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("text_attention", ["cross", "joint"])
+def test_compiled_blocks_give_the_same(text_attention: str) -> None:
+    torch.manual_seed(0)
+    shape = {"width": 32, "depth": 2, "num_heads": 2, "text_attention": text_attention}
+    dit = VideoDiT(latent_channels=4, text_widths=(8,), pooled_widths=(6,), **shape)
+    randomise(dit)
+    contract = DiTContract()
+    x, noise, cond = contract.inputs()
+    right = dit(x, noise, cond)
+    right.square().sum().backward()
+    gradients = [p.grad.clone() for p in dit.parameters()]
+    dit.zero_grad()
+    dit.compile()
+    found = dit(x, noise, cond)
+    found.square().sum().backward()
+    assert largest_difference(found, right) < 1e-5
+    for p, gradient in zip(dit.parameters(), gradients, strict=True):
+        assert largest_difference(p.grad, gradient) < 1e-4 * (1 + gradient.abs().max())
+
+
 def test_registered() -> None:
     assert dits.get("video_dit") is VideoDiT
     assert dits.origin("video_dit")[0] == "kinema-dit"

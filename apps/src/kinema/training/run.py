@@ -114,6 +114,8 @@ def train_dit(
         if not isinstance(dit, VideoDiT):
             raise UserError(f"lora is for dit.name=video_dit, not {config.dit['name']}")
         add_lora(dit, config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets)
+    if config.compile:
+        dit.compile()
     law = build(diffusions, config.diffusion)
     module = DiTModule(
         dit,

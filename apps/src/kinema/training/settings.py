@@ -184,6 +184,8 @@ class DiTTraining:
         packs: 0, or how many packs of equal cost, each of clips of all sizes, a global batch consists of.
         pack_quadratic: cost of a pack is L + this times L^2 over its clips of L cells; about 1 / (24 x width of the
             transformer) with patches of 4 cells.
+        compile: torch.compile of the transformer. It pays where steps repeat few shapes, as buckets of one size do;
+            on a CPU it needs a C++ compiler and most of a minute.
     """
 
     seed: int = 0
@@ -200,6 +202,7 @@ class DiTTraining:
     size_weights: dict[str, float] = field(default_factory=dict)
     packs: int = 0
     pack_quadratic: float = 0.0
+    compile: bool = False
     caption_drop: float = 0.1
     caption_weights: dict[str, float] = field(default_factory=dict)
     keep_share: float = 0.3

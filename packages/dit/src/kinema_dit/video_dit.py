@@ -173,6 +173,14 @@ class VideoDiT(DiT):
         for layer in (self.modulate, self.project, *closed, *([self.final_modulate] if self.final_modulate else [])):
             nn.init.zeros_(layer.weight)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """torch.compile of every block, with its arguments: all blocks share a graph, where that of the whole is long.
+
+        It pays where few shapes of packs repeat; each new one compiles anew.
+        """
+        for block in self.blocks:
+            block.compile(*args, **kwargs)
+
     def forward(self, x: Ragged, noise: Tensor, cond: Conditioning) -> Tensor:
         """See `kinema_core.DiT`: x (N, C), noise (N,) in [0, 1] -> (N, C)."""
         packing = pack(x.grids, self.patch, x.values.device)
