@@ -99,7 +99,10 @@ def _index(folder: Path) -> dict[str, Any]:
 
 def _shift(folder: Path) -> float:
     """By how much the schedule multiplies sigma / alpha; diffusers has two names for it."""
-    config = json.loads((folder / "scheduler_config.json").read_text())
+    file = folder / "scheduler_config.json"
+    if not file.is_file():
+        raise UserError(f"{folder} holds no {file.name}")
+    config = json.loads(file.read_text())
     return float(config.get("flow_shift") or config.get("shift") or 1.0)
 
 

@@ -135,13 +135,17 @@ def _saved(temporary: Path, key: str, node: Node, component: Any) -> dict[str, A
         save_file(state, temporary / key / WEIGHTS)
     distribution, version = registry.origin(node["name"])
     settings = _settings(registry, node)
+    # What a preset says now it may not say in the next version.
+    resolved = _plain(getattr(component, "settings", {}))
+    settings |= {key: resolved[key] for key, value in settings.items() if value is None and key in resolved}
     files = {setting: settings.pop(setting) for setting in getattr(component, "files", ()) if settings.get(setting)}
-    for path in files.values():
-        shutil.copyfile(path, temporary / key / Path(path).name)
+    names = {setting: f"{setting}{Path(path).suffix}" for setting, path in files.items()}
+    for setting, path in files.items():
+        shutil.copyfile(path, temporary / key / names[setting])
     return {
         "name": node["name"],
         "settings": settings,
-        **({"files": {setting: Path(path).name for setting, path in files.items()}} if files else {}),
+        **({"files": names} if files else {}),
         "distribution": distribution,
         "version": version,
         "weights": isinstance(component, nn.Module),
@@ -204,7 +208,7 @@ def _main_file(folder: Path, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source} has model format {content.get('format')!r}; this version of kinema reads 1")
     for key, entry in content["components"].items():
         for name in _names(entry):
-            if Path(name).name != name:
+            if Path(name).name != name or name == "..":
                 raise ConfigError(f"{source}: {key} names a file {name!r}; it has to lie beside the weights")
         # Keys are names of folders here.
         if not re.fullmatch(r"\w+(\.[\w-]+)?", key) or _kind(key) not in registries():

@@ -210,7 +210,7 @@ class Pipeline:
     def _given(self, request: Request, grid: tuple[int, int, int]) -> Tensor:
         """The given latents (t * h * w, C), zero beyond the frames that are given."""
         latents = torch.zeros(self.vae.latent_channels, *grid)
-        if request.given is not None:
+        if request.given is not None and not self._takes_source:
             _check_given(request)
             encoded = self.vae.encode(request.given[None])[0]
             latents[:, : encoded.shape[1]] = encoded[:, : grid[0]]

@@ -63,14 +63,15 @@ def source_features(vae: VideoVAE, shape: tuple[int, int, int], given: Tensor | 
     """
     stride = vae.stride[0]
     t, h, w = vae.latent_grid(*shape)
-    known = frames_mask((t, h, w), frames if given is not None else ())  # (t, h, w)
+    wanted = frames_mask((t, 1, 1), frames).flatten()  # (t,)
+    known = wanted.repeat_interleave(stride)[stride - 1 :]  # (T,): the first latent frame is one frame
+    known[0 if given is None else given.shape[1] :] = False
     video = torch.zeros(3, *shape)
     if given is not None:
-        pixels = known[:, 0, 0].repeat_interleave(stride)[stride - 1 :]  # (T,): the first latent frame is one frame
-        pixels[given.shape[1] :] = False
-        video[:, pixels] = given[:, : shape[0]][:, pixels[: given.shape[1]]]
+        video[:, known] = given[:, : shape[0]][:, known[: given.shape[1]]]
     latents = vae.encode(video[None])[0]  # (C, t, h, w)
-    return torch.cat([known.expand(stride, -1, -1, -1).to(latents), latents]).flatten(1).T
+    mask = torch.cat([known[:1].expand(stride - 1), known]).unflatten(0, (t, stride)).T  # (st, t)
+    return torch.cat([mask[..., None, None].expand(-1, -1, h, w).to(latents), latents]).flatten(1).T
 
 
 def snapped(mask: Tensor, patch: tuple[int, int, int]) -> Tensor:

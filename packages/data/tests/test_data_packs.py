@@ -58,6 +58,17 @@ def test_ranks_cost_the_same_where_a_token_budget_leaves_one_behind() -> None:
     assert spread[0] < 0.04 and spread[1] > 0.1
 
 
+def test_no_clip_is_left_out_of_every_epoch_and_packs_that_are_not_full_are_shuffled_too() -> None:
+    tokens = [1000] * 8 + [16] * 10  # eight full packs and one of images: one is left out of each epoch
+    sampler = PackSampler(tokens, tokens, length=1000, packs=4)
+    drawn_in = [sum((sampler.global_batch(epoch, step) for step in range(2)), []) for epoch in range(20)]
+    assert set().union(*drawn_in) == set(range(18))
+    coarse = [600] * 100 + [700] * 100  # no two fit together
+    sampler = PackSampler(coarse, coarse, length=1000, packs=4)
+    first = sum((sampler.global_batch(0, step) for step in range(10)), [])
+    assert {coarse[clip] for clip in first} == {600, 700}
+
+
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_ranks_share_the_packs_of_a_step(world: int) -> None:
     samplers = [make(rank=rank, world=world) for rank in range(world)]

@@ -118,6 +118,17 @@ def test_ours_loads_that_of_diffusers(theirs, tmp_path) -> None:
     assert largest_difference(output(ours), right) < 1e-4 * right.abs().max()
 
 
+@pytest.mark.parametrize("alpha", [1, 8])
+def test_alpha_of_a_file_of_diffusers_counts(alpha, theirs, tmp_path) -> None:
+    """As a model's own `save_lora_adapter` writes it: the weights unscaled, rank and alpha beside them."""
+    theirs.add_adapter(LoraConfig(r=4, lora_alpha=alpha, target_modules=["to_q", "to_out.0"], init_lora_weights=False))
+    theirs.save_lora_adapter(tmp_path)
+    ours = load_wan(tmp_path / "transformer")
+    load_lora(ours, tmp_path / "pytorch_lora_weights.safetensors")
+    right = their_output(theirs)
+    assert largest_difference(output(ours), right) < 1e-4 * right.abs().max()
+
+
 def test_what_does_not_fit_is_said_in_a_line(tmp_path) -> None:
     dit = plain()
     with pytest.raises(ValueError, match="the rank of LoRA is 0"):
@@ -134,5 +145,7 @@ def test_what_does_not_fit_is_said_in_a_line(tmp_path) -> None:
         ({"blocks.9.up.lora_A.weight": torch.ones(2, 32)}, "the network has no blocks.9.up.weight"),
     ):
         save_file(weights, tmp_path / "bad.safetensors")
+        before = output(dit)
         with pytest.raises(ValueError, match=message):
             load_lora(dit, tmp_path / "bad.safetensors")
+        assert torch.equal(output(dit), before)

@@ -4,12 +4,24 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import count
 from math import prod
 from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
-from kinema_core import VideoVAE, datasets, diffusions, dits, guidances, samplers, text_encoders, vaes, weights_hash
+from kinema_core import (
+    TextEncoder,
+    VideoVAE,
+    datasets,
+    diffusions,
+    dits,
+    guidances,
+    samplers,
+    text_encoders,
+    vaes,
+    weights_hash,
+)
 from kinema_data import CachedLatents
 from kinema_dit import VideoDiT, add_lora, merge_lora, save_lora
 from kinema_vae.training import PatchDiscriminator, PerceptualLoss
@@ -114,12 +126,14 @@ def train_dit(
         if not isinstance(dit, VideoDiT):
             raise UserError(f"lora is for dit.name=video_dit, not {config.dit['name']}")
         add_lora(dit, config.lora.rank, alpha=config.lora.alpha, targets=config.lora.targets)
+        for encoder in text:
+            encoder.requires_grad_(False)
     if config.compile:
         dit.compile()
     law = build(diffusions, config.diffusion)
     module = DiTModule(
         dit,
-        [encoder if encoder.trainable else _cached(encoder, cache, i) for i, encoder in enumerate(text)],
+        _learning_or_cached(text, cache),
         law,
         caption_drop=config.caption_drop,
         caption_weights=config.caption_weights,
@@ -301,5 +315,11 @@ def _facts(config: VAETraining | CLIPTraining | DiTTraining, trainer: pl.Trainer
     return {"run": run.id, "steps": trainer.global_step, "seed": config.seed}
 
 
-def _cached(encoder: Any, cache: CachedLatents, stream: int) -> CachedText:
+def _learning_or_cached(text: Sequence[TextEncoder], cache: CachedLatents) -> list[TextEncoder | CachedText]:
+    """Frozen encoders with their features on disk: the cache holds those of frozen ones, in their order."""
+    streams = count()
+    return [encoder if encoder.trainable else _cached(encoder, cache, next(streams)) for encoder in text]
+
+
+def _cached(encoder: TextEncoder, cache: CachedLatents, stream: int) -> CachedText:
     return CachedText(encoder, lambda text: cache.text([text])[stream] if cache.has_text(text) else None)

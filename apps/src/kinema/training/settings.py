@@ -159,7 +159,8 @@ class SampleSettings:
 class LoRASettings:
     """Low-rank adapters in place of all weights; rank 0: none. An adapter's output is times `alpha` / `rank` (None: 1).
 
-    They are kept in the run's folder in diffusers' keys and merged into the model that is written.
+    Nothing else learns, text encoders neither. The adapters are kept in the run's folder in diffusers' keys and merged
+    into the model that is written.
     """
 
     rank: int = 0

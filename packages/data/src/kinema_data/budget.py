@@ -49,7 +49,7 @@ class TokenBudgetSampler(PlannedSampler):
         if sizes_per_step < 1:
             raise ValueError(f"sizes_per_step {sizes_per_step} has to be at least 1")
         largest, world = int(self.tokens.max()), self.world
-        # Twice for several ranks: then no way of filling a step leaves a rank without a clip (see _plan).
+        # Twice for several ranks: then no way of filling a step leaves a rank without a clip (see `planned`).
         least = largest if world == 1 else 2 * world * largest
         if budget < least:
             raise ValueError(

@@ -2,8 +2,8 @@
 
 How an epoch is planned. The shuffled clips are taken a window at a time, largest first, and each goes into the first
 pack that still has room for it (first-fit decreasing: Johnson 1973, at most 11/9 of the least number of packs). What
-lies in packs that are not yet full goes back to the next window. The packs are shuffled, and each step takes some of
-them.
+lies in packs that are not yet full goes to the next window, once. The packs are shuffled, and each step takes some of
+them; up to packs - 1 of them are left out.
 """
 
 from collections.abc import Hashable, Sequence
@@ -84,19 +84,21 @@ class PackSampler(PlannedSampler):
     def planned(self, random: np.random.Generator) -> Plan:
         """See the top of the file."""
         order = random.permutation(len(self.tokens))
-        full: list[Indices] = []
+        closed: list[Indices] = []
         waiting: Indices = order[:0]
         for at in range(0, len(order), WINDOW):
             packs = self._packed(np.concatenate([waiting, order[at : at + WINDOW]]))
-            costs = np.array([max(self.cost[p].sum() / self.budget, self.tokens[p].sum() / self.length) for p in packs])
-            full += [pack for pack, cost in zip(packs, costs, strict=True) if cost >= FULL]
-            waiting = np.concatenate([order[:0], *(p for p, cost in zip(packs, costs, strict=True) if cost < FULL)])
-        rest = self._packed(waiting)  # the emptiest are what an epoch may leave out
-        rest.sort(key=lambda pack: -self.tokens[pack].sum())
-        chosen = [full[i] for i in random.permutation(len(full))] + rest
+            done = [self._is_full(pack) or np.isin(pack, waiting).any() for pack in packs]
+            closed += [pack for pack, is_done in zip(packs, done, strict=True) if is_done]
+            waiting = np.concatenate([order[:0], *(p for p, is_done in zip(packs, done, strict=True) if not is_done)])
+        closed += self._packed(waiting)
+        chosen = [closed[i] for i in random.permutation(len(closed))]
         chosen = chosen[: len(chosen) - len(chosen) % self.packs]
         bounds = np.concatenate([[0], np.cumsum([len(pack) for pack in chosen])]).astype(np.int64)
         return Plan(np.concatenate([order[:0], *chosen]), bounds[:: self.packs], bounds)
+
+    def _is_full(self, pack: Indices) -> bool:
+        return max(self.cost[pack].sum() / self.budget, self.tokens[pack].sum() / self.length) >= FULL
 
     def _packed(self, clips: Indices) -> list[Indices]:
         """First-fit decreasing."""

@@ -4,6 +4,7 @@ Files have the keys of diffusers: transformer.NAME.lora_A.weight (rank, in) and 
 diffusers' names for the layout "wan", so that either library loads what the other wrote, and our own names otherwise.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from kinema_dit.video_dit import VideoDiT
 from kinema_dit.wan_weights import parts_of, to_ours, to_theirs
 
-#: The linear layers of a block, by the last part of their name.
+#: The linear layers of a block, by the last part of their name; a text stream of its own has no adapters.
 LORA_TARGETS = ("qkv", "attention_out", "cross.q", "cross.kv", "cross.out", "up", "down")
 PREFIX = "transformer."
 
@@ -90,10 +91,12 @@ def load_lora(dit: VideoDiT, file: str | Path, *, scale: float = 1.0) -> None:
         scale: times the adapters.
 
     Raises:
-        ValueError: keys that are no adapters of this network, halves without the other, or other shapes.
+        ValueError: keys that are no adapters of this network, halves without the other, other shapes, or adapters
+            that peft scales layer by layer. The network is then as it was.
     """
     from safetensors.torch import load_file  # noqa: PLC0415  late, like peft
 
+    scale = scale * _scaling(file)
     pairs: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in load_file(file).items():
         layer, dot, half = key.removeprefix(PREFIX).rpartition(".lora_")
@@ -102,17 +105,29 @@ def load_lora(dit: VideoDiT, file: str | Path, *, scale: float = 1.0) -> None:
         pairs[f"{layer}.weight"][half[0]] = value.float()
     state = dit.state_dict()
     names = dict(parts_of(dit, state)) if dit.wan else {own: [own] for own in state}
-    with torch.no_grad():
-        for own, others in names.items():
-            found = [pairs.pop(other, None) for other in others]
-            if any(found):
-                changes = [
-                    _product(pair, like, file)
-                    for pair, like in zip(found, _shapes(own, others, state, dit), strict=True)
-                ]
-                state[own] += scale * (to_ours(own, changes, state[own], dit) if dit.wan else changes[0])
+    changes: dict[str, Tensor] = {}
+    for own, others in names.items():
+        found = [pairs.pop(other, None) for other in others]
+        if any(found):
+            shapes = _shapes(own, others, state, dit)
+            parts = [_product(pair, like, file) for pair, like in zip(found, shapes, strict=True)]
+            changes[own] = to_ours(own, parts, state[own], dit) if dit.wan else parts[0]
     if pairs:
         raise ValueError(f"{file}: the network has no {', '.join(sorted(pairs)[:5])}")
+    for own, change in changes.items():
+        state[own] += scale * change.to(state[own])
+
+
+def _scaling(file: str | Path) -> float:
+    """alpha / rank, where the file's metadata has them, as diffusers writes it."""
+    from safetensors import safe_open  # noqa: PLC0415  late, like peft
+
+    with safe_open(file, "pt") as opened:
+        text = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
+    said = {key.removeprefix(PREFIX): value for key, value in json.loads(text).items()}
+    if said.get("use_rslora") or said.get("alpha_pattern") or said.get("rank_pattern"):
+        raise ValueError(f"{file}: its adapters are scaled layer by layer; merge them with diffusers first")
+    return said["lora_alpha"] / said["r"] if "r" in said and "lora_alpha" in said else 1.0
 
 
 def _product(pair: dict[str, Tensor] | None, shape: torch.Size, file: str | Path) -> Tensor:

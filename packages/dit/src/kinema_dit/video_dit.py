@@ -1,5 +1,5 @@
 """The video diffusion transformer: packed spacetime patches, rotary positions, a noise level a token, text by
-cross-attention.
+cross-attention or in one sequence.
 
 The block follows Wan 2.1 (arXiv 2503.20314): RMS-normalised queries and keys, one time network shared by all blocks
 with a learned table each (adaLN-single, PixArt-alpha, arXiv 2310.00426), modulation zero at the start.
