@@ -1,7 +1,6 @@
 """`kinema import wan`: a model folder of Kinema out of a folder in which diffusers saved a pipeline of Wan."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +47,8 @@ def import_wan(folder: str | Path, out: str | Path) -> Path:
     }
     sampler, guidance = {"name": "dpmpp_2m"}, {"name": "cfg", "scale": GUIDANCE}
     try:
-        vae, dit, settings = (
-            load_vae(folder / "vae"),
-            load_transformer(folder / "transformer"),
-            wan_settings(folder / "transformer"),
-        )
+        vae = load_vae(folder / "vae")
+        dit, settings = load_transformer(folder / "transformer"), wan_settings(folder / "transformer")
         encoder = build(text_encoders, text)
         load_t5(encoder, folder / "text_encoder")
     except ValueError as error:
@@ -61,12 +57,13 @@ def import_wan(folder: str | Path, out: str | Path) -> Path:
         raise UserError(
             f"{folder}: the transformer reads text of width {settings['text_widths'][0]}, not {encoder.width}"
         )
+    own = {key: value for key, value in settings.items() if key not in WIDTHS}
     return save_model(
         out,
         {
             "vae": ({"name": "causal3d", **vae.settings}, vae),
             "text.main": (text, encoder),
-            "dit": ({"name": "video_dit", **_without(settings, WIDTHS), "frame_rate": rate}, dit),
+            "dit": ({"name": "video_dit", **own, "frame_rate": rate}, dit),
             "diffusion": (law, build(diffusions, law)),
             "sampler": (sampler, build(samplers, sampler)),
             "guidance": (guidance, build(guidances, guidance)),
@@ -104,7 +101,3 @@ def _shift(folder: Path) -> float:
         raise UserError(f"{folder} holds no {file.name}")
     config = json.loads(file.read_text())
     return float(config.get("flow_shift") or config.get("shift") or 1.0)
-
-
-def _without(settings: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in keys}

@@ -133,7 +133,7 @@ def train_dit(
     law = build(diffusions, config.diffusion)
     module = DiTModule(
         dit,
-        _learning_or_cached(text, cache),
+        _with_stored_features(text, cache),
         law,
         caption_drop=config.caption_drop,
         caption_weights=config.caption_weights,
@@ -315,8 +315,8 @@ def _facts(config: VAETraining | CLIPTraining | DiTTraining, trainer: pl.Trainer
     return {"run": run.id, "steps": trainer.global_step, "seed": config.seed}
 
 
-def _learning_or_cached(text: Sequence[TextEncoder], cache: CachedLatents) -> list[TextEncoder | CachedText]:
-    """Frozen encoders with their features on disk: the cache holds those of frozen ones, in their order."""
+def _with_stored_features(text: Sequence[TextEncoder], cache: CachedLatents) -> list[TextEncoder | CachedText]:
+    """The encoders, frozen ones with their features on disk: the cache holds those of frozen ones, in their order."""
     streams = count()
     return [encoder if encoder.trainable else _cached(encoder, cache, next(streams)) for encoder in text]
 

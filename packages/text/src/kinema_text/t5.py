@@ -56,16 +56,16 @@ class T5Text(TextEncoder):
             raise ValueError(f"t5: dtype {dtype!r} is unknown; known: {', '.join(DTYPES)}")
         if max_tokens < 1:
             raise ValueError(f"t5: max_tokens is {max_tokens}; even the empty caption takes 1")
-        encoder = _encoder(config, DTYPES.get(dtype) if dtype else None)
+        encoder = _encoder(config, DTYPES[dtype] if dtype else None)
         self.encoder = encoder.requires_grad_(False).eval()
         self.tokenize = _tokenizer(tokenizer, max_tokens)
         self.width = encoder.config.d_model
         self.max_tokens, self.zero_padded = max_tokens, zero_padded
         self.register_load_state_dict_pre_hook(_accept_shared)
 
-    def train(self, mode: bool = True) -> "T5Text":
-        """Frozen: stays in eval mode."""
-        return super().train(mode and self.trainable)
+    def train(self, mode: bool = True) -> "T5Text":  # noqa: ARG002  torch passes it
+        """Frozen: stays in eval mode, whatever `mode` is."""
+        return super().train(False)
 
     @torch.no_grad()
     def forward(self, captions: list[str]) -> TextFeatures:
