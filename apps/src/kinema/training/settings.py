@@ -217,5 +217,3 @@ class DiTTraining:
         mask_ends(self.keep_weights)  # raises
         if self.packs % self.trainer.devices:
             raise ValueError(f"packs is {self.packs}; it is a multiple of trainer.devices, {self.trainer.devices}")
-        if self.packs and self.size_weights:
-            raise ValueError("packs take every clip once an epoch: size_weights do not go with them")

@@ -116,7 +116,7 @@ class VideoDiT(DiT):
         self.rope_theta = rope_theta
         # What is one step of rotary positions: in Wan's layout a token.
         step = torch.tensor(self.patch if self.wan else (1, 1, 1), dtype=torch.float32)
-        self.register_buffer("cell", step * torch.tensor([24 / frame_rate, 1, 1]), persistent=False)
+        self.register_buffer("position_step", step * torch.tensor([24 / frame_rate, 1, 1]), persistent=False)
         self.register_buffer("one_for_scales", torch.tensor([0.0, 1.0, 0.0] * 2), persistent=False)
         self.cell_names = sorted(cell_widths or {})
         self.clip_names = sorted(clip_widths or {})
@@ -191,8 +191,8 @@ class VideoDiT(DiT):
         h = self.embed(packing.patchify(cells))  # (L, D)
         if self.embed_place is not None:
             h = h + self.embed_place(place_features(x, periods)[first])
-        steps = x.positions[first] / self.cell
-        angles = rotary_angles(steps, periods[first] / self.cell[0], self.head_width, self.rope_theta)
+        steps = x.positions[first] / self.position_step
+        angles = rotary_angles(steps, periods[first] / self.position_step[0], self.head_width, self.rope_theta)
         rotation = (angles.cos()[:, None, None], angles.sin()[:, None, None])  # (L, 1, 1, E / 2)
 
         level, levels = _levels(noise[first], packing.clip)  # (L,), two of (M,)
