@@ -27,8 +27,8 @@ from kinema_vae import Causal3D, TiledVAE, load_wan
 from torch import nn
 
 WIDTH = 32
-#: Frames, rows and columns of `--large`, and its tiles.
-LARGE, TILE = ((5, 1080, 1920), (1, 2048, 2048)), 384
+#: Frames, rows and columns of `--large`, and its tiles: they fade over 40 pixels and see as many beyond.
+LARGE, TILE, OVERLAP = ((5, 1080, 1920), (1, 2048, 2048)), 384, 0.1
 #: Frames and pixels a side.
 FULL = ((17, 64), (33, 64), (17, 128), (33, 128), (17, 256))
 QUICK = ((17, 64), (9, 128))
@@ -153,7 +153,7 @@ def durations(folder: str, short: int, long: int, size: int) -> tuple[float, flo
 def large(frames: int, height: int, width: int) -> None:
     """Print the minutes and the process's peak in GiB of coding a video tile by tile."""
     torch.manual_seed(0)
-    model, began = TiledVAE(Causal3D(preset="wan21").eval(), TILE), time.perf_counter()
+    model, began = TiledVAE(Causal3D(preset="wan21").eval(), TILE, OVERLAP), time.perf_counter()
     video = torch.rand(1, 3, frames, height, width) * 2 - 1
     decoded = model.decode(model.encode(video), (height, width))
     assert decoded.shape == video.shape and decoded.isfinite().all()

@@ -98,6 +98,15 @@ def test_two_streams_one_frozen_with_features_from_the_cache(space):
     sample("streams")
 
 
+def test_features_of_another_encoder_in_the_cache_are_not_used(space, capsys):
+    clip = ["text.main.name=open_clip", *clip_words("text.main")]  # its weights are random
+    train_dit(None, words(*clip, "run.out=other"))
+    assert "cache holds text features of other encoders" in capsys.readouterr().out
+    weights = "text.main.weights=clip/text/model.safetensors"
+    train_dit(None, words(*clip, weights, "run.out=same"))
+    assert "other encoders" not in capsys.readouterr().out
+
+
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     """Installs a stranger's package by pip into a folder of its own, for this test."""

@@ -74,7 +74,13 @@ def _init_from(module: Any, folder: Path, kind: str) -> None:
         check_state(state, module, source=f"{kind}.init_from: {folder}")
         module.load_state_dict(state)
     else:
-        load_weights(module, str(folder / kind / "model.safetensors"), where=f"{kind}.init_from")
+        # One of several text encoders is in a folder with its label, text.main.
+        found = [place for place in (folder / kind, *sorted(folder.glob(f"{kind}.*"))) if place.is_dir()]
+        if len(found) > 1:
+            names = ", ".join(str(place / "model.safetensors") for place in found)
+            raise ConfigError(f"{kind}.init_from: {folder} holds several; set weights to one of {names}")
+        source = found[0] if found else folder / kind
+        load_weights(module, str(source / "model.safetensors"), where=f"{kind}.init_from")
 
 
 def check(registry: Registry[Any], node: Mapping[str, Any], *, where: str | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from kinema_core import Clip, ClipDataset, TextEncoder, VideoVAE, datasets, text_encoders, weights_hash
+from kinema_core import Clip, ClipDataset, TextEncoder, VideoVAE, datasets, device_of, text_encoders, weights_hash
 from kinema_data import BadClip, LatentWriter
 from rich.progress import Progress
 
@@ -12,6 +12,7 @@ from kinema.components import build
 from kinema.config import load_config, print_config, validate_components
 from kinema.errors import UserError
 from kinema.model_folder import load_model
+from kinema.pipeline import best_device
 from kinema.training.data_module import in_range
 from kinema.training.settings import Encoding
 
@@ -36,6 +37,8 @@ def encode_command(file: str | None, overrides: Sequence[str] = (), *, print_onl
         "text": [weights_hash(encoder.state_dict()) for encoder in text],
         "data": config.data,
     }
+    for network in (vae, *text):
+        network.to(best_device())
     bad: list[BadClip] = []
     with Progress() as progress, LatentWriter(config.out, made_by=made_by, overwrite=True) as writer:
         bar = progress.add_task("encode", total=len(dataset))
@@ -50,8 +53,8 @@ def encode_command(file: str | None, overrides: Sequence[str] = (), *, print_onl
 
 @torch.no_grad()
 def _encode(vae: VideoVAE, clips: list[Clip], writer: LatentWriter) -> None:
-    latents = vae.encode(torch.stack([clip.video for clip in clips]))
-    for clip, latent in zip(clips, latents, strict=True):
+    latents = vae.encode(torch.stack([clip.video for clip in clips]).to(device_of(vae)))
+    for clip, latent in zip(clips, latents.cpu(), strict=True):
         writer.add(clip, latent, cell_rate=clip.frame_rate / vae.stride[0])
 
 
@@ -59,7 +62,7 @@ def _encode_text(text: Sequence[TextEncoder], clips: list[Clip], writer: LatentW
     captions = ["", *dict.fromkeys(caption for clip in clips for caption in clip.captions.values())]
     for start in range(0, len(captions), CAPTIONS_AT_ONCE) if text else ():
         some = captions[start : start + CAPTIONS_AT_ONCE]
-        writer.add_text(some, [encoder(some) for encoder in text])
+        writer.add_text(some, [encoder(some).to("cpu") for encoder in text])
 
 
 def _read_ahead(batches: Iterator[list[Clip]]) -> Iterator[list[Clip]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from kinema.components import build
 from kinema.config import component, component_set, load_config, print_config
 from kinema.generate import generate_clips
-from kinema.pipeline import Pipeline, Request, reconstruct
+from kinema.pipeline import Pipeline, Request, best_device, reconstruct
 from kinema.runs import new_run_id
 from kinema.scoring import build_metrics, load_clip, reconstruction_figures, score, table
 from kinema.sheet import sheet
@@ -90,6 +90,8 @@ def evaluate(config: EvaluationSettings) -> tuple[dict[str, Any], Tensor]:
     real = _clips(config.data, config.clips)
     reference = _clips(config.reference, config.clips) if config.reference else real
     clip = load_clip(config.clip)
+    if clip:
+        clip.to(best_device())
     metrics = build_metrics(config.metrics, clip)
     pipeline = Pipeline.load(config.model, **_changes(config))
     rows = {row: _row(row, real, pipeline, config) for row in config.rows}

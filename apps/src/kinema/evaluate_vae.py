@@ -17,7 +17,7 @@ from kinema.components import build
 from kinema.config import component, component_set, load_config, print_config
 from kinema.evaluate import open_tracker
 from kinema.model_folder import load_model
-from kinema.pipeline import reconstruct
+from kinema.pipeline import best_device, reconstruct
 from kinema.scoring import build_metrics, load_clip, score, table
 from kinema.sheet import sheet
 from kinema.training.data_module import readable
@@ -59,6 +59,7 @@ def evaluate_vae_command(file: str | None, overrides: Sequence[str] = (), *, pri
     (vae,) = load_model(config.model, require=["vae"]).of_kind("vae")
     dataset = build(datasets, config.data)
     originals = readable(dataset, config.clips or len(dataset))
+    vae.to(best_device())
     tiled = TiledVAE(vae, config.tile).eval() if config.tile else vae
     decoded = [replace(clip, video=to_float(to_uint8(reconstruct(tiled, clip).video))) for clip in originals]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from kinema_core import (
@@ -15,9 +15,10 @@ from kinema_core import (
     Sampler,
     TextEncoder,
     VideoVAE,
+    device_of,
     seeded_normal,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from kinema.model_folder import load_model
 from kinema.tasks import Keep, frames_mask, snapped, source_features
@@ -82,11 +83,12 @@ class Pipeline:
     hash: str = ""
 
     @classmethod
-    def load(cls, folder: str, **changes: Any) -> "Pipeline":
+    def load(cls, folder: str, *, device: torch.device | str | None = None, **changes: Any) -> "Pipeline":
         """Build the model of a folder or fsspec URL (hf:// too), in evaluation mode.
 
         Args:
             folder: as `kinema train dit` wrote it.
+            device: where to compute; None: on an accelerator where there is one.
             changes: `sampler`, `guidance` or `num_steps` in place of the folder's.
 
         Raises:
@@ -98,7 +100,7 @@ class Pipeline:
             "guidance": saved.components["guidance"],
             "num_steps": saved.facts["num_steps"],
         }
-        return cls(
+        pipeline = cls(
             vae=saved.components["vae"],
             text=saved.of_kind("text"),
             dit=saved.components["dit"],
@@ -107,6 +109,14 @@ class Pipeline:
             hash=saved.hash,
             **{**parts, **changes},
         )
+        return pipeline.to(device or best_device())
+
+    def to(self, device: torch.device | str) -> Self:
+        """Bring the networks to a device, in place. Clips stay on the CPU."""
+        for module in (self.vae, *self.text, self.dit, self.law):
+            if isinstance(module, nn.Module):
+                module.to(device)
+        return self
 
     def generate(
         self,
@@ -140,17 +150,17 @@ class Pipeline:
     @torch.no_grad()
     def sample(self, requests: Sequence[Request], *, seed: int = 0) -> list[Tensor]:
         """Latents (C, t, h, w) of the requests, all in one pack."""
-        channels = self.vae.latent_channels
+        channels, device = self.vae.latent_channels, device_of(self.dit)
         grids = [self.vae.latent_grid(r.frames, r.height, r.width) for r in requests]
 
         def noise(draw: int) -> Tensor:
             drawn = [
                 seeded_normal((channels, *grid), seed, r.id, draw) for r, grid in zip(requests, grids, strict=True)
             ]
-            return torch.cat([z.flatten(1).T for z in drawn])
+            return torch.cat([z.flatten(1).T for z in drawn]).to(device)
 
         rates = [r.frame_rate / self.vae.stride[0] for r in requests]
-        x = Ragged.from_clips([torch.empty(channels, *grid) for grid in grids], rates).replace(noise(-1))
+        x = Ragged.from_clips([torch.empty(channels, *grid) for grid in grids], rates).to(device).replace(noise(-1))
         keep, cells = self._keep(requests, x), self._cells(requests)
         branches = {
             "cond": self.conditioning([r.prompt for r in requests], cells),
@@ -166,16 +176,16 @@ class Pipeline:
 
             return guide(predict, values, t)
 
-        sizes = torch.tensor(x.lengths)
+        sizes = torch.tensor(x.lengths, device=device)
         times = self.law.times(self.num_steps, sizes).float()
-        times = times.repeat_interleave(sizes, dim=1)
+        times = times.repeat_interleave(sizes, dim=1, output_size=sum(x.lengths))
         start = x.values * self.law.sigma(times[0])[:, None]
         out = self.sampler(keep.wrap(denoise), keep.start(start), times, self.law, noise=noise)
         return x.replace(keep.start(out)).clips()
 
     def conditioning(self, prompts: list[str], cells: Mapping[str, Tensor] | None = None) -> Conditioning:
-        """The text features of the prompts, one stream an encoder, and features per cell."""
-        return Conditioning(tuple(encoder(prompts) for encoder in self.text), dict(cells or {}))
+        """The text features of the prompts, one stream an encoder, and features per cell, where the transformer is."""
+        return Conditioning(tuple(encoder(prompts) for encoder in self.text), dict(cells or {})).to(device_of(self.dit))
 
     def animate(self, images: Sequence[Clip], requests: Sequence[Request], *, seed: int = 0) -> list[Clip]:
         """Videos that begin with the given images (clips of one frame, of the requests' size)."""
@@ -190,7 +200,7 @@ class Pipeline:
             kept = () if self._takes_source else request.keep_frames
             masks.append(snapped(frames_mask(grid, kept), self.dit.patch).flatten())
             given.append(self._given(request, grid))
-        return Keep(torch.cat(masks), torch.cat(given))
+        return Keep(torch.cat(masks).to(x.values.device), torch.cat(given).to(x.values.device))
 
     @property
     def _takes_source(self) -> bool:
@@ -212,7 +222,7 @@ class Pipeline:
         latents = torch.zeros(self.vae.latent_channels, *grid)
         if request.given is not None and not self._takes_source:
             _check_given(request)
-            encoded = self.vae.encode(request.given[None])[0]
+            encoded = self.vae.encode(request.given[None].to(device_of(self.vae)))[0]
             latents[:, : encoded.shape[1]] = encoded[:, : grid[0]]
         return latents.flatten(1).T
 
@@ -220,12 +230,14 @@ class Pipeline:
     def _decode(self, latents: Sequence[Tensor], requests: Sequence[Request]) -> list[Tensor]:
         """Frames (3, T, H, W) in [-1, 1], clips of one size decoded together."""
         out: list[Tensor | None] = [None] * len(latents)
+        device = device_of(self.vae)
         sizes = [(r.frames, r.height, r.width) for r in requests]
         for size in dict.fromkeys(sizes):
             members = [i for i, other in enumerate(sizes) if other == size]
             for part in (members[i : i + 32] for i in range(0, len(members), 32)):
-                frames = self.vae.decode(torch.stack([latents[i] for i in part]), size=size[1:]).clamp(-1, 1)
-                for i, video in zip(part, frames, strict=True):
+                stacked = torch.stack([latents[i] for i in part]).to(device)
+                frames = self.vae.decode(stacked, size=size[1:]).clamp(-1, 1)
+                for i, video in zip(part, frames.cpu(), strict=True):
                     out[i] = video
         return [video for video in out if video is not None]
 
@@ -238,13 +250,18 @@ def _check_given(request: Request) -> None:
 
 @torch.no_grad()
 def reconstruct(vae: VideoVAE, clip: Clip) -> Clip:
-    """The clip after encoding and decoding, in [-1, 1]: the best that this VAE lets any model do.
+    """The clip after encoding and decoding, in [-1, 1] on the CPU: the best that this VAE lets any model do.
 
     Raises:
         ValueError: a number of frames that the VAE does not take.
     """
-    size = (clip.video.shape[2], clip.video.shape[3])
-    return replace(clip, video=vae.decode(vae.encode(clip.video[None]), size=size)[0].clamp(-1, 1))
+    size, video = (clip.video.shape[2], clip.video.shape[3]), clip.video[None].to(device_of(vae))
+    return replace(clip, video=vae.decode(vae.encode(video), size=size)[0].clamp(-1, 1).cpu())
+
+
+def best_device() -> torch.device:
+    """Of this machine: an accelerator where there is one (hide it by CUDA_VISIBLE_DEVICES=), else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _packs(grids: Sequence[tuple[int, int, int]]) -> Iterator[list[int]]:

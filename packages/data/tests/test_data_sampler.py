@@ -45,6 +45,13 @@ def test_each_clip_once_and_budgets_filled(sizes_per_step: int) -> None:
         assert np.mean([n <= sizes_per_step for n in distinct]) > 0.85
 
 
+def test_no_clip_is_left_out_of_every_epoch() -> None:
+    # Three small clips fill no block, and a step of them alone is less than half full.
+    sampler = TokenBudgetSampler([100] * 20 + [10] * 3, ["large"] * 20 + ["small"] * 3, budget=1000)
+    drawn = {int(i) for epoch in range(20) for batch in steps(sampler, epoch) for i in batch}
+    assert drawn == set(range(23))
+
+
 def test_order_changes_with_epoch_and_seed_only() -> None:
     assert steps(make()) == steps(make()) == steps(make(rank=1, world=4))
     assert steps(make()) != steps(make(seed=1))

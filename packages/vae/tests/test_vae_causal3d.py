@@ -106,7 +106,7 @@ class TestStreams:
             _, long = vae.encoder(torch.zeros(1, 3, 41, 8, 8), None)
         assert size(short) == size(long) > 0
 
-    @pytest.mark.parametrize(("first", "second"), [(4, 4), (5, 5), (5, 3)])
+    @pytest.mark.parametrize(("first", "second"), [(4, 4), (5, 5), (5, 3), (5, 0)])
     def test_a_wrong_piece_is_refused(self, first, second) -> None:
         stream = small(**SINGLE).encode_stream([torch.zeros(1, 3, n, 8, 8) for n in (first, second)])
         with pytest.raises(ValueError, match="temporal stride of 4"):

@@ -84,7 +84,8 @@ class DiTModule(pl.LightningModule):
     def training_step(self, batch: LatentBatch, _: int) -> Tensor:
         """Encode the text, draw time, noise and mask, predict, weigh."""
         x0 = batch.latents
-        cond = Conditioning(tuple(encoder(self._captions(batch)) for encoder in self.text))
+        captions = self._captions(batch)
+        cond = Conditioning(tuple(encoder(captions) for encoder in self.text)).to(x0.values.device)
         t, noise = self._times(batch), self._noise(batch)
         kept = training_masks(
             x0,

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 from kinema_core import Clip, ImageText, Metric, VideoVAE
 from kinema_data import to_uint8, write_preview
 from kinema_metrics import retrieval_accuracy
+from torch import nn
 
 from kinema.ema import EMA
 from kinema.pipeline import Pipeline, Request, reconstruct
@@ -85,6 +86,11 @@ def measure_samples(pipeline: Pipeline, real: Sequence[Clip], metrics: Mapping[s
     """Clips sampled from the captions of `real` at their sizes: scored, shown as a sheet, and kept as mp4."""
 
     def measure(trainer: pl.Trainer, tracker: MlflowTracker) -> dict[str, float]:
+        device = trainer.strategy.root_device
+        pipeline.to(device)
+        for metric in metrics.values():
+            if isinstance(metric, nn.Module):
+                metric.to(device)  # its sums are joined over ranks there
         # Each rank makes its share; the metrics join them.
         share = real[trainer.global_rank :: trainer.world_size]
         generated = pipeline.generate([Request.like(clip) for clip in share], seed=0)

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import count
 from math import prod
 from typing import Any, TypeVar
 
@@ -133,7 +132,7 @@ def train_dit(
     law = build(diffusions, config.diffusion)
     module = DiTModule(
         dit,
-        _with_stored_features(text, cache),
+        [_with_stored_features(encoder, cache) for encoder in text],
         law,
         caption_drop=config.caption_drop,
         caption_weights=config.caption_weights,
@@ -315,11 +314,14 @@ def _facts(config: VAETraining | CLIPTraining | DiTTraining, trainer: pl.Trainer
     return {"run": run.id, "steps": trainer.global_step, "seed": config.seed}
 
 
-def _with_stored_features(text: Sequence[TextEncoder], cache: CachedLatents) -> list[TextEncoder | CachedText]:
-    """The encoders, frozen ones with their features on disk: the cache holds those of frozen ones, in their order."""
-    streams = count()
-    return [encoder if encoder.trainable else _cached(encoder, cache, next(streams)) for encoder in text]
-
-
-def _cached(encoder: TextEncoder, cache: CachedLatents, stream: int) -> CachedText:
+def _with_stored_features(encoder: TextEncoder, cache: CachedLatents) -> TextEncoder | CachedText:
+    """A frozen encoder with the features that the cache holds of it; one that learns as it is."""
+    if encoder.trainable:
+        return encoder
+    hashes, own = cache.made_by.get("text", []), weights_hash(encoder.state_dict())
+    if own not in hashes:
+        if hashes:
+            print(f"{cache.folder} holds text features of other encoders; this run computes its own")
+        return CachedText(encoder)
+    stream = hashes.index(own)
     return CachedText(encoder, lambda text: cache.text([text])[stream] if cache.has_text(text) else None)

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from kinema_core import Clip, VideoVAE, seeded_generator
+from kinema_core import Clip, VideoVAE, device_of, seeded_generator
 from kinema_vae.training import adaptive_weight, hinge, wavelet_l1
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -165,6 +165,7 @@ class FiniteSteps(pl.Callback):
 @torch.no_grad()
 def whiten(vae: VideoVAE, clips: list[Clip]) -> None:
     """Set the VAE's whitening to the statistics of these clips' latents."""
-    means = [vae.posterior(clip.video[None])[0][0].flatten(1) for clip in clips]  # (C, cells) each
+    device = device_of(vae)
+    means = [vae.posterior(clip.video[None].to(device))[0][0].flatten(1) for clip in clips]  # (C, cells) each
     values = torch.cat(means, dim=1)
     vae.set_whitening(values.mean(1), values.std(1))

@@ -2,6 +2,7 @@
 
 from kinema_core import diffusers_folder
 from kinema_core.data import UNIT_CELL_RATE, Clip, Conditioning, Ragged, TextFeatures
+from kinema_core.devices import device_of
 from kinema_core.hashing import weights_hash
 from kinema_core.interfaces import (
     Captioner,
@@ -63,6 +64,7 @@ __all__ = [
     "VideoVAE",
     "captioners",
     "datasets",
+    "device_of",
     "diffusions",
     "diffusers_folder",
     "dits",

@@ -95,7 +95,11 @@ class TokenBudgetSampler(PlannedSampler):
             whole = len(clips) - len(clips) % length
             blocks += np.split(clips[:whole], range(length, whole, length)) if whole else []
             leftovers.append(clips[whole:])
-        mixed = random.permutation(np.concatenate(leftovers))
+        loose = np.concatenate(leftovers)
+        if blocks and self.tokens[loose].sum() < share:
+            # Else the same clips would be the last block of every epoch, which may be left out.
+            loose = np.concatenate([loose, blocks.pop(random.integers(len(blocks)))])
+        mixed = random.permutation(loose)
         mixed_blocks = [mixed[a:b] for a, b in itertools.pairwise(_filled(self.tokens[mixed], share))]
         last = mixed_blocks.pop() if mixed_blocks else None  # may be light, so it goes to the end
         blocks += mixed_blocks

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from kinema_core import Clip, FeatureExtractor
+from kinema_core import Clip, FeatureExtractor, device_of
 from torch import Tensor, nn
 
 
@@ -52,12 +52,11 @@ def frozen(network: nn.Module) -> Iterator[torch.device]:
     """Evaluate `network` without gradients, dropout or autocast, and leave every module's mode as it was.
 
     Yields:
-        The device of its weights (the CPU where it has none).
+        The device of its weights.
     """
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
-    weights = next(network.parameters(), None)
-    device = torch.device("cpu") if weights is None else weights.device
+    device = device_of(network)
     try:
         # Under a bf16 trainer autocast would cost the features three digits.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):

@@ -112,6 +112,8 @@ class Causal3D(VideoVAE):
         past: Past = None
         for chunk in chunks:
             frames, height, width = chunk.shape[2:]
+            if frames < 1:
+                raise ValueError(f"a piece of 0 frames: a temporal stride of {self.stride[0]} needs as many or more")
             # After the first piece the frame that makes 1 + st n is already behind.
             self.latent_grid(frames + (past is not None), height, width)
             (mean, _), past = self._posterior(chunk, past)
