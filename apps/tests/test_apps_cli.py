@@ -1,5 +1,6 @@
 """The command line as a user has it: exit codes, one-line mistakes, and a quick start."""
 
+import os
 import subprocess
 import sys
 
@@ -37,6 +38,22 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     code = "import sys, kinema.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "lightning", "mlflow", "kinema_core", "omegaconf", "numpy"} & set(loaded)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="large pages are asked for on Linux only")
+def test_a_command_that_computes_starts_anew_with_large_pages(tmp_path):
+    # The old process ends at exec; in the new one this module runs as the command does.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nprint(os.getpid(), os.environ.get('GLIBC_TUNABLES'), flush=True)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    environment["PYTHONPATH"] = str(tmp_path)
+    words = [sys.executable, "-m", "kinema", "generate", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    first, second, *rest = done.stdout.splitlines()
+    assert first.split()[0] == second.split()[0] and first.split()[1] == "None"
+    assert second.split()[1] == "glibc.malloc.hugetlb=1"
+    assert "--frames" in "".join(rest)
 
 
 def test_help_names_every_command(kinema):
