@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
 
 from kinema_dit.attention import cross_attention, joint_attention, neighbour_attention, packed_attention
+from kinema_dit.levels import Levels
 from kinema_dit.neighbourhoods import Neighbourhoods
 from kinema_dit.packing import Packing
 from kinema_dit.positions import rotate
@@ -114,27 +115,27 @@ class Block(Stream):
         self,
         h: Tensor,
         modulation: Tensor,
-        level: Tensor,
+        levels: Levels,
         rotation: tuple[Tensor, Tensor],
         text: Context | None,
         image: Context | None,
         packing: Packing,
         near: Neighbourhoods | None = None,
     ) -> Tensor:
-        """h (L, D), modulation (M, 6, D) with each token's index `level` (L,) into it -> (L, D).
+        """h (L, D), modulation (M, 6, D) of the tokens' `levels` -> (L, D).
 
         Tokens attend to all of their clip, or to what is `near`.
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(modulation)
-        q, k, v = self.heads(h, shift1[level], scale1[level], rotation)
+        q, k, v = self.heads(h, levels.rows(shift1), levels.rows(scale1), rotation)
         if near is None:
             attended = packed_attention(q, k, v, packing.groups)
         else:
             attended = neighbour_attention(q, k, v, near)
-        h = torch.addcmul(h, gate1[level], self.attention_out(attended.flatten(1)))
+        h = torch.addcmul(h, levels.rows(gate1), self.attention_out(attended.flatten(1)))
         if self.cross is not None and text is not None:
             h = h + self.cross(h, text, image, packing)
-        return self.fed_forward(h, shift2[level], scale2[level], gate2[level])
+        return self.fed_forward(h, *map(levels.rows, (shift2, scale2, gate2)))
 
 
 class JointBlock(Stream):
@@ -159,7 +160,7 @@ class JointBlock(Stream):
         self,
         h: Tensor,
         modulation: Tensor,
-        level: Tensor,
+        levels: Levels,
         rotation: tuple[Tensor, Tensor],
         text: Context,
         text_modulation: Tensor,
@@ -171,11 +172,11 @@ class JointBlock(Stream):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(modulation)
         rows = [part.repeat_interleave(length, dim=0) for part in self.text.modulations(text_modulation)]  # (B S, D)
         spoken = self.text.heads(words.flatten(0, 1), rows[0], rows[1], None)
-        seen = self.heads(h, shift1[level], scale1[level], rotation)
+        seen = self.heads(h, levels.rows(shift1), levels.rows(scale1), rotation)
         attended, heard = joint_attention(seen, [x.unflatten(0, (clips, length)) for x in spoken], bias, packing.groups)
 
-        h = torch.addcmul(h, gate1[level], self.attention_out(attended.flatten(1)))
-        h = self.fed_forward(h, shift2[level], scale2[level], gate2[level])
+        h = torch.addcmul(h, levels.rows(gate1), self.attention_out(attended.flatten(1)))
+        h = self.fed_forward(h, *map(levels.rows, (shift2, scale2, gate2)))
         if self.last:
             return h, words
         words = torch.addcmul(words.flatten(0, 1), rows[2], self.text.attention_out(heard.flatten(2).flatten(0, 1)))

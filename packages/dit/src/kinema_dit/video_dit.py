@@ -18,6 +18,7 @@ from torch.nn.functional import gelu, silu
 from torch.utils.checkpoint import checkpoint
 
 from kinema_dit.blocks import Block, BlockSettings, Context, JointBlock, modulated, modulation_table
+from kinema_dit.levels import Levels
 from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
 from kinema_dit.packing import Packing, pack
 from kinema_dit.positions import PLACE_WIDTH, place_features, rotary_angles
@@ -195,8 +196,8 @@ class VideoDiT(DiT):
         angles = rotary_angles(steps, periods[first] / self.position_step[0], self.head_width, self.rope_theta)
         rotation = (angles.cos()[:, None, None], angles.sin()[:, None, None])  # (L, 1, 1, E / 2)
 
-        level, levels = _levels(noise[first], packing.clip)  # (L,), two of (M,)
-        c = self._condition(*levels, cond)  # (M, D)
+        levels = Levels.of(noise[first], packing.clip)
+        c = self._condition(levels.noise, levels.clip, cond)  # (M, D)
         modulation = self._scaled(self.modulate(silu(c)).unflatten(1, (6, -1)))  # (M, 6, D)
         text, image = self._contexts(cond.text, packing)
         near = [neighbourhoods(packing, rule) for rule in self.rules] or [None]
@@ -205,12 +206,12 @@ class VideoDiT(DiT):
         for i, block in enumerate(self.blocks):
             if isinstance(block, JointBlock):
                 assert text is not None
-                h, words = run(block, h, modulation, level, rotation, text, of_text, packing)
+                h, words = run(block, h, modulation, levels, rotation, text, of_text, packing)
                 text = (words, text[1])
             else:
-                h = run(block, h, modulation, level, rotation, text, image, packing, near[i % len(near)])
+                h = run(block, h, modulation, levels, rotation, text, image, packing, near[i % len(near)])
         last = c[:, None] if self.final_modulate is None else self.final_modulate(silu(c)).unflatten(1, (2, -1))
-        shift, scale = (self._scaled(last.expand(-1, 2, -1)) + self.final_table)[level].unbind(1)
+        shift, scale = map(levels.rows, (self._scaled(last.expand(-1, 2, -1)) + self.final_table).unbind(1))
         return packing.unpatchify(self.project(modulated(h, shift, scale)))
 
     def _text_modulation(self, noise: Tensor, packing: Packing, cond: Conditioning) -> Tensor:
@@ -298,16 +299,6 @@ def _periods(x: Ragged) -> Tensor:
     """(N,), infinite where time is not cyclic."""
     periods = [torch.inf if period is None else period for period in x.period]
     return x.per_cell(torch.tensor(periods, device=x.values.device))
-
-
-def _levels(noise: Tensor, clip: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The distinct (noise level, clip) pairs of the tokens: each token's index, and the pairs (M,), (M,).
-
-    Modulation is computed once a pair: a clip has one or two levels but hundreds of tokens.
-    """
-    # A clip's number and half its level (below 1) in one sortable key.
-    keys, index = torch.unique(clip.double() + noise.double() / 2, return_inverse=True)
-    return index, ((keys.frac() * 2).to(noise.dtype), keys.long())
 
 
 def _noise_features(noise: Tensor) -> Tensor:
