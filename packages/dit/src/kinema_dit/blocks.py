@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, rms_norm
+from torch.nn.functional import layer_norm
 
 from kinema_dit.attention import cross_attention, joint_attention, neighbour_attention, packed_attention
 from kinema_dit.levels import Levels
 from kinema_dit.neighbourhoods import Neighbourhoods
+from kinema_dit.norms import EPS, rms_normed
 from kinema_dit.packing import Packing
 from kinema_dit.positions import rotate
 
-#: Of all normalisations; Wan's.
-EPS = 1e-6
 #: Tokens (B, S, D), clips in packed order, and the bias (B, 1, 1, S) that hides padding.
 Context = tuple[Tensor, Tensor]
 
@@ -51,8 +50,7 @@ class BlockSettings:
 
     def normed(self, x: Tensor, scale: Tensor) -> Tensor:
         """RMS-normalised (..., H, E) times a gain."""
-        axes = 2 if self.across_heads else 1
-        return rms_norm(x, x.shape[-axes:], eps=EPS) * scale
+        return rms_normed(x, scale, axes=2 if self.across_heads else 1)
 
 
 class Stream(nn.Module):
