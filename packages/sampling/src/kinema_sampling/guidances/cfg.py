@@ -29,8 +29,7 @@ class ClassifierFreeGuidance(Guidance):
     interval: Sequence[float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if len(self.interval) != 2 or not 0 <= self.interval[0] <= self.interval[1] <= 1:
-            raise ValueError(f"interval = {self.interval}; it is the lowest and the highest noise level, in [0, 1]")
+        check_interval(self.interval)
 
     def start(self, x: Ragged, law: Diffusion) -> Guide:
         """Begin a run; this guidance has no state."""
@@ -45,3 +44,9 @@ class ClassifierFreeGuidance(Guidance):
             return torch.where(guided[:, None], uncond + self.scale * (cond - uncond), cond)
 
         return guide
+
+
+def check_interval(interval: Sequence[float]) -> None:
+    """Raise ValueError where it is not two rising numbers in [0, 1]."""
+    if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+        raise ValueError(f"interval = {interval}; it is the lowest and the highest noise level, in [0, 1]")

@@ -1,0 +1,1 @@
+"""The guidances; each a plug-in of its own."""
