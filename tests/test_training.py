@@ -13,13 +13,16 @@ import av
 import kinema_core
 import pytest
 import torch
+from kinema.cli import app
 from kinema.components import build
 from kinema.encode import encode_command
 from kinema.model_folder import load_model
 from kinema.pipeline import Pipeline, Request
 from kinema.training.run import train_clip, train_dit, train_vae
 from kinema_core import samplers
+from kinema_data import read_metadata, write_video
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[1]
 DATA = ["data.name=shapes", "data.num_clips=48", "validation.name=shapes", "validation.num_clips=4"]
@@ -105,6 +108,30 @@ def test_features_of_another_encoder_in_the_cache_are_not_used(space, capsys):
     weights = "text.main.weights=clip/text/model.safetensors"
     train_dit(None, words(*clip, weights, "run.out=same"))
     assert "other encoders" not in capsys.readouterr().out
+
+
+def test_tasks_from_the_command_line(space):
+    train_dit(None, words("text.main.width=16", "run.out=tasks"))
+    run, short = CliRunner(), ["--steps=2", "--out=made"]
+
+    def made(*line: str) -> tuple[str, list[int]]:
+        done = run.invoke(app, [*line, *short])
+        assert done.exit_code == 0, done.output
+        path = done.output.split("wrote ")[-1].replace("\n", "").strip()
+        return path, read_metadata(path)["size"]
+
+    for i, frames in enumerate((9, 12)):
+        video = torch.randint(0, 256, (frames, 32, 32, 3), dtype=torch.uint8)
+        write_video(Path(f"given{i}.mp4"), video, 8.0)
+    longer, size = made("extend", "tasks", "given0.mp4", "it moves", "--both", "--frames=3")
+    assert size == [15, 32, 32]
+    # What was written enlarged for players is taken at its own size.
+    assert made("loop", "tasks", longer, "--frames=4")[1] == [19, 32, 32]
+    assert made("connect", "tasks", "given0.mp4", "given1.mp4", "--frames=4")[1] == [25, 32, 32]
+    assert made("edit", "tasks", "given0.mp4", "a blue square", "--strength=0.5")[1] == [9, 32, 32]
+    assert made("edit", "tasks", "given0.mp4", "", "--strength=1", "--width=48")[1] == [9, 32, 48]
+    refused = run.invoke(app, ["loop", "tasks", "given0.mp4", "--frames=5", *short])
+    assert "use 4 or 8" in str(refused.exception)
 
 
 @pytest.fixture

@@ -202,6 +202,96 @@ def animate(
     typer.echo(f"wrote {path}")
 
 
+Video = Annotated[str, typer.Argument(metavar="VIDEO", help="The given video; it keeps its size and frame rate.")]
+Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What is to be seen.")]
+Context = Annotated[int, typer.Option(min=1, help="Latent frames of the given video that the new ones go on from.")]
+NoiseSeed = Annotated[int, typer.Option("--seed", help="Seed of the noise.")]
+
+
+@app.command()
+def extend(
+    model: Model,
+    video: Video,
+    prompt: Prompt = "",
+    frames: Annotated[int, typer.Option(min=1, help="New frames, on each side that is asked for.")] = 8,
+    forward: Annotated[bool, typer.Option("--forward", help="After the video; so it is without the next two.")] = False,
+    backward: Annotated[bool, typer.Option("--backward", help="Before the video.")] = False,
+    both: Annotated[bool, typer.Option("--both", help="Before and after it.")] = False,
+    context: Context = 2,
+    steps: Steps = None,
+    seed: NoiseSeed = 0,
+    out: Out = "generated",
+) -> None:
+    """Make a video longer, at its end, its beginning or both."""
+    from kinema.task_commands import extend_command
+
+    sides = {"before": backward or both, "after": forward or both or not backward}
+    path = extend_command(
+        model, video, prompt, frames=frames, context=context, steps=steps, seed=seed, out=out, **sides
+    )
+    typer.echo(f"wrote {path}")
+
+
+@app.command()
+def loop(
+    model: Model,
+    video: Video,
+    prompt: Prompt = "",
+    frames: Annotated[int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride.")] = 8,
+    context: Context = 2,
+    steps: Steps = None,
+    seed: NoiseSeed = 0,
+    out: Out = "generated",
+) -> None:
+    """Lead a video's end back to its beginning, so that it can be shown without end."""
+    from kinema.task_commands import loop_command
+
+    path = loop_command(model, video, prompt, frames=frames, context=context, steps=steps, seed=seed, out=out)
+    typer.echo(f"wrote {path}")
+
+
+@app.command()
+def connect(
+    model: Model,
+    first: Annotated[str, typer.Argument(metavar="A", help="The video at the beginning.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The video at the end; brought to the size of the first.")],
+    prompt: Prompt = "",
+    frames: Annotated[int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride.")] = 8,
+    context: Context = 2,
+    steps: Steps = None,
+    seed: NoiseSeed = 0,
+    out: Out = "generated",
+) -> None:
+    """Lead from one video to another."""
+    from kinema.task_commands import connect_command
+
+    path = connect_command(
+        model, first, second, prompt, frames=frames, context=context, steps=steps, seed=seed, out=out
+    )
+    typer.echo(f"wrote {path}")
+
+
+@app.command()
+def edit(
+    model: Model,
+    video: Video,
+    prompt: Prompt,
+    strength: Annotated[float, typer.Option(help="From 0, as it is, to 1, all new.")] = 0.6,
+    mask: Annotated[str | None, typer.Option(metavar="IMAGE", help="White where the video is to change.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="Paint beyond the frame, to so many rows.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Paint beyond the frame, to so many columns.")] = None,
+    steps: Steps = None,
+    seed: NoiseSeed = 0,
+    out: Out = "generated",
+) -> None:
+    """Change a video or an image towards a prompt: all of it, a region, or beyond its frame (with --strength 1)."""
+    from kinema.task_commands import edit_command
+
+    sizes = {"height": height, "width": width}
+    path = edit_command(model, video, prompt, strength=strength, mask=mask, steps=steps, seed=seed, out=out, **sizes)
+    typer.echo(f"wrote {path}")
+
+
 @app.command()
 def evaluate(
     settings: Annotated[

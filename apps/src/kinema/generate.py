@@ -34,10 +34,10 @@ def generate_command(
     model: str, prompts: Sequence[str], *, sizes: Sizes, steps: int | None = None, seed: int = 0, out: str = "generated"
 ) -> list[Path]:
     """One mp4 (png for one frame) a prompt in `out`; each file's metadata says how it was made."""
-    pipeline = _loaded(model, steps)
+    pipeline = loaded(model, steps)
     requests = [
         Request(
-            _clipped(prompt),
+            clipped(prompt),
             sizes.frames,
             sizes.height,
             sizes.width,
@@ -61,11 +61,11 @@ def animate_command(
     out: str = "generated",
 ) -> Path:
     """An mp4 that begins with the image (or the first frame of a video) and has its size."""
-    pipeline = _loaded(model, steps)
+    pipeline = loaded(model, steps)
     first = to_float(read_clip(image).frames[:1])
     height, width = first.shape[2:]
     rate = frame_rate or pipeline.frame_rate
-    request = Request(_clipped(prompt), frames, height, width, rate, given=first, keep_frames=(0,))
+    request = Request(clipped(prompt), frames, height, width, rate, given=first, keep_frames=(0,))
     return _written(pipeline, [request], model, seed, out)[0]
 
 
@@ -117,7 +117,8 @@ def write_clip(path: Path, clip: Clip, facts: dict[str, Any]) -> Path:
     return path
 
 
-def _loaded(model: str, steps: int | None) -> Pipeline:
+def loaded(model: str, steps: int | None) -> Pipeline:
+    """The model, with another number of sampling steps where one is given."""
     return Pipeline.load(model) if steps is None else Pipeline.load(model, num_steps=steps)
 
 
@@ -132,25 +133,34 @@ def _written(pipeline: Pipeline, requests: Sequence[Request], model: str, seed: 
         clips = pipeline.generate(requests, seed=seed, progress=lambda done: progress.advance(bar, done))
     paths = []
     for request, clip in zip(requests, clips, strict=True):
-        facts = {
-            "prompt": request.prompt,
-            "seed": seed,
-            "id": request.id,
-            "size": [request.frames, request.height, request.width],
-            "frame_rate": request.frame_rate,
-            "sampler": repr(pipeline.sampler),
-            "guidance": repr(pipeline.guidance),
-            "steps": pipeline.num_steps,
-            "model": Path(model).name,
-            "model_hash": pipeline.hash,
-        }
-        # Named by a hash: a prompt may hold anything.
-        name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-        paths.append(write_clip(Path(out) / name, clip, facts))
+        paths.append(write_made(clip, out, facts_of(pipeline, model, clip, seed, prompt=request.prompt)))
     return paths
 
 
-def _clipped(prompt: str) -> str:
+def facts_of(pipeline: Pipeline, model: str, clip: Clip, seed: int, **more: Any) -> dict[str, Any]:
+    """How a clip was made: what goes into its file's metadata."""
+    return {
+        **more,
+        "seed": seed,
+        "id": clip.id,
+        "size": list(clip.video.shape[1:]),
+        "frame_rate": clip.frame_rate,
+        "sampler": repr(pipeline.sampler),
+        "guidance": repr(pipeline.guidance),
+        "steps": pipeline.num_steps,
+        "model": Path(model).name,
+        "model_hash": pipeline.hash,
+    }
+
+
+def write_made(clip: Clip, out: str, facts: dict[str, Any]) -> Path:
+    """Write a clip into the folder `out`, named by a hash of its facts: a prompt may hold anything."""
+    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    return write_clip(Path(out) / name, clip, facts)
+
+
+def clipped(prompt: str) -> str:
+    """The prompt, cut where it is far too long, which is told."""
     if len(prompt) > MOST_PROMPT_CHARACTERS:
         print(f"the prompt has {len(prompt)} characters; the first {MOST_PROMPT_CHARACTERS} are used")
     return prompt[:MOST_PROMPT_CHARACTERS]

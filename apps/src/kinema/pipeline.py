@@ -21,7 +21,7 @@ from kinema_core import (
 from torch import Tensor, nn
 
 from kinema.model_folder import load_model
-from kinema.tasks import Keep, frames_mask, snapped, source_features
+from kinema.tasks import Keep, frames_mask, region_mask, snapped, source_features
 
 #: Name of the features per cell by which an image-to-video model is given frames, in place of a keep mask.
 SOURCE = "source"
@@ -41,6 +41,7 @@ class Request:
         id: the noise depends on (seed, id) alone.
         given: a clip of the same size whose kept latent frames stay.
         keep_frames: which latent frames of `given` stay.
+        keep_region: (H, W) bool, which pixels of `given` stay, in all frames.
     """
 
     prompt: str
@@ -51,6 +52,7 @@ class Request:
     id: str = "0"
     given: Tensor | None = None
     keep_frames: tuple[int, ...] = ()
+    keep_region: Tensor | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -179,7 +181,7 @@ class Pipeline:
         sizes = torch.tensor(x.lengths, device=device)
         times = self.law.times(self.num_steps, sizes).float()
         times = times.repeat_interleave(sizes, dim=1, output_size=sum(x.lengths))
-        start = x.values * self.law.sigma(times[0])[:, None]
+        start = keep.given if self.sampler.from_clean else x.values * self.law.sigma(times[0])[:, None]
         out = self.sampler(keep.wrap(denoise), keep.start(start), times, self.law, noise=noise)
         return x.replace(keep.start(out)).clips()
 
@@ -198,7 +200,10 @@ class Pipeline:
         masks, given = [], []
         for request, grid in zip(requests, x.grids, strict=True):
             kept = () if self._takes_source else request.keep_frames
-            masks.append(snapped(frames_mask(grid, kept), self.dit.patch).flatten())
+            mask = snapped(frames_mask(grid, kept), self.dit.patch)
+            if request.keep_region is not None:
+                mask = mask | region_mask(grid, request.keep_region, self.vae.stride[1:], self.dit.patch)
+            masks.append(mask.flatten())
             given.append(self._given(request, grid))
         return Keep(torch.cat(masks).to(x.values.device), torch.cat(given).to(x.values.device))
 
@@ -220,7 +225,7 @@ class Pipeline:
     def _given(self, request: Request, grid: tuple[int, int, int]) -> Tensor:
         """The given latents (t * h * w, C), zero beyond the frames that are given."""
         latents = torch.zeros(self.vae.latent_channels, *grid)
-        if request.given is not None and not self._takes_source:
+        if request.given is not None:
             _check_given(request)
             encoded = self.vae.encode(request.given[None].to(device_of(self.vae)))[0]
             latents[:, : encoded.shape[1]] = encoded[:, : grid[0]]

@@ -74,6 +74,24 @@ def source_features(vae: VideoVAE, shape: tuple[int, int, int], given: Tensor | 
     return torch.cat([mask[..., None, None].expand(-1, -1, h, w).to(latents), latents]).flatten(1).T
 
 
+def region_mask(
+    grid: tuple[int, int, int], keep: Tensor, stride: tuple[int, int], patch: tuple[int, int, int]
+) -> Tensor:
+    """(t, h, w) bool: patches of which every pixel is kept, through all frames.
+
+    Args:
+        grid: of the latents.
+        keep: (H, W) bool, the pixels that stay; what hangs over the frame's edge counts as kept.
+        stride: pixels of a cell, rows and columns.
+        patch: cells of a token.
+    """
+    _, h, w = grid
+    sh, sw = stride
+    free = torch.nn.functional.pad((~keep).float(), (0, w * sw - keep.shape[1], 0, h * sh - keep.shape[0]))
+    cells = torch.nn.functional.max_pool2d(free[None, None], stride, stride)[0] > 0  # (1, h, w)
+    return ~snapped(cells.expand(grid), patch)
+
+
 def snapped(mask: Tensor, patch: tuple[int, int, int]) -> Tensor:
     """A mask (t, h, w) with every patch kept of which any cell is: noise has to be constant within a patch."""
     t, h, w = mask.shape

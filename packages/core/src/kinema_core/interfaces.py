@@ -10,7 +10,7 @@ D width. Video values are in [-1, 1].
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
@@ -198,7 +198,13 @@ class Diffusion(ABC):
 
 
 class Sampler(ABC):
-    """Solves from noise to data; a frozen dataclass with a pure `__call__`, elementwise in N."""
+    """Solves from noise to data; a frozen dataclass with a pure `__call__`, elementwise in N.
+
+    Attributes:
+        from_clean: whether it begins with clean latents that are given, and not with noise.
+    """
+
+    from_clean: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(

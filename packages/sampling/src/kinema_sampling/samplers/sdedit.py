@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kinema_core import Denoise, Diffusion, Sampler
 from torch import Tensor
@@ -25,6 +26,7 @@ class SDEditSampler(Sampler):
         ValueError: strength is not in [0, 1].
     """
 
+    from_clean: ClassVar[bool] = True
     base: Sampler = DPMpp2MSampler()
     strength: float = 0.6
 

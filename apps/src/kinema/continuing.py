@@ -1,0 +1,170 @@
+"""New frames before, after and between given ones: what extending, connecting and looping ask a pipeline for.
+
+A causal VAE codes the first frame of a clip alone and then st frames a latent, each from its own and earlier frames.
+So given frames are placed where they stand in the new clip, at whole latents, and encoded there: the end of a video is
+never cut out of its latents.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from kinema_core import Clip
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from kinema.pipeline import Pipeline, Request
+
+#: Latent frames of the given video that the new frames are generated with: two tell its velocity.
+CONTEXT = 2
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """A clip to generate, and which of its frames are new."""
+
+    given: Tensor
+    keep_frames: tuple[int, ...]
+    frames: int
+    new: slice
+
+
+def extend(
+    pipeline: Pipeline,
+    clip: Clip,
+    prompt: str,
+    *,
+    after: int = 0,
+    before: int = 0,
+    context: int = CONTEXT,
+    seed: int = 0,
+) -> Clip:
+    """The clip with `after` new frames behind its last and `before` new ones in front of its first.
+
+    Args:
+        pipeline: the model.
+        clip: its frames stay as they are.
+        prompt: what happens in the new frames.
+        after, before: numbers of frames, any.
+        context: latent frames of the clip that the new frames go on from.
+        seed: of the noise.
+
+    Raises:
+        ValueError: no frames are asked for, or the clip is shorter than the context.
+    """
+    if min(after, before) < 0 or after + before == 0:
+        raise ValueError(f"{before} frames before and {after} after; ask for at least one")
+    st, video = pipeline.vae.stride[0], clip.video
+    gaps = ([_before(video, before, context, st)] if before else []) + (
+        [_after(video, after, context, st)] if after else []
+    )
+    made = _generated(pipeline, gaps, clip, prompt, seed)
+    parts = [*made[: bool(before)], video, *made[bool(before) :]]
+    return replace(clip, video=torch.cat(parts, dim=1), captions={"prompt": prompt})
+
+
+def connect(
+    pipeline: Pipeline, first: Clip, second: Clip, prompt: str, *, frames: int, context: int = CONTEXT, seed: int = 0
+) -> Clip:
+    """Both clips with `frames` new frames between them.
+
+    The second is brought to the size and the frame rate of the first by `matched` beforehand, where they differ.
+
+    Raises:
+        ValueError: `frames` is no multiple of the VAE's temporal stride, the clips differ in size, or one is shorter
+            than the context.
+    """
+    if first.video.shape[2:] != second.video.shape[2:]:
+        sizes = " and ".join(f"{c.video.shape[2]} x {c.video.shape[3]}" for c in (first, second))
+        raise ValueError(f"the clips to connect have {sizes} pixels; `matched` makes them equal")
+    gap = _between(first.video, second.video, frames, context, pipeline.vae.stride[0])
+    (made,) = _generated(pipeline, [gap], first, prompt, seed)
+    video = torch.cat([first.video, made, second.video], dim=1)
+    return replace(first, video=video, captions={"prompt": prompt})
+
+
+def loop(pipeline: Pipeline, clip: Clip, prompt: str, *, frames: int, context: int = CONTEXT, seed: int = 0) -> Clip:
+    """The clip and `frames` new frames that lead from its last frame back to its first, to be shown without end.
+
+    Raises:
+        ValueError: as `connect`.
+    """
+    gap = _between(clip.video, clip.video, frames, context, pipeline.vae.stride[0])
+    (made,) = _generated(pipeline, [gap], clip, prompt, seed)
+    return replace(clip, video=torch.cat([clip.video, made], dim=1), captions={"prompt": prompt})
+
+
+def matched(clip: Clip, like: Clip) -> Clip:
+    """The clip at the size and the frame rate of another: frames are scaled, and the nearest in time are taken."""
+    video, size = clip.video, like.video.shape[2:]
+    if video.shape[2:] != size:
+        scaled = interpolate(video.transpose(0, 1), size, mode="bilinear", antialias=True)
+        video = scaled.transpose(0, 1).clamp(-1, 1)
+    if clip.frame_rate != like.frame_rate:
+        count = max(1, round(video.shape[1] * like.frame_rate / clip.frame_rate))
+        moments = torch.arange(count) * (clip.frame_rate / like.frame_rate)
+        video = video[:, moments.round().long().clamp(max=video.shape[1] - 1)]
+    return replace(clip, video=video, frame_rate=like.frame_rate)
+
+
+def _after(video: Tensor, count: int, context: int, st: int) -> _Gap:
+    head = _last(video, context, st)
+    new = st * -(-count // st)  # what is no whole latent is cut off
+    start = head.shape[1]
+    return _Gap(head, tuple(range(context)), start + new, slice(start, start + count))
+
+
+def _before(video: Tensor, count: int, context: int, st: int) -> _Gap:
+    tail = _first(video, context, st)
+    new = 1 + st * -(-(count - 1) // st)
+    latents = 1 + (new - 1) // st
+    kept = tuple(range(latents, latents + context))
+    return _Gap(_still(tail, new), kept, new + tail.shape[1], slice(new - count, new))
+
+
+def _between(first: Tensor, second: Tensor, count: int, context: int, st: int) -> _Gap:
+    if count < 1 or count % st:
+        below = max(st, count - count % st)
+        raise ValueError(
+            f"{count} frames do not fit between two clips at a stride of {st}: use {below} or {below + st}"
+        )
+    head, tail = _last(first, context, st), _first(second, context, st)
+    start, latents = head.shape[1], context + count // st
+    given = torch.cat([head, _still(tail, count)], dim=1)
+    kept = (*range(context), *range(latents, latents + context))
+    return _Gap(given, kept, given.shape[1], slice(start, start + count))
+
+
+def _last(video: Tensor, context: int, st: int) -> Tensor:
+    """The frames at a video's end that make so many latents at a clip's beginning."""
+    return _enough(video, 1 + st * (context - 1), context)[:, -(1 + st * (context - 1)) :]
+
+
+def _first(video: Tensor, context: int, st: int) -> Tensor:
+    """The frames at a video's beginning that make so many latents at a clip's end."""
+    return _enough(video, st * context, context)[:, : st * context]
+
+
+def _enough(video: Tensor, needed: int, context: int) -> Tensor:
+    if context < 1 or video.shape[1] < needed:
+        raise ValueError(
+            f"a video of {video.shape[1]} frames is shorter than a context of {context} latents, {needed} frames; "
+            "give a longer video or a smaller context, from 1 on"
+        )
+    return video
+
+
+def _still(tail: Tensor, count: int) -> Tensor:
+    """The tail after so many copies of its first frame, as if the video had been still until then."""
+    return torch.cat([tail[:, :1].expand(-1, count, -1, -1), tail], dim=1)
+
+
+def _generated(pipeline: Pipeline, gaps: Sequence[_Gap], clip: Clip, prompt: str, seed: int) -> list[Tensor]:
+    """The new frames of each gap."""
+    height, width = clip.video.shape[2:]
+    requests = [
+        Request(prompt, g.frames, height, width, clip.frame_rate, f"{clip.id}/{i}", g.given, g.keep_frames)
+        for i, g in enumerate(gaps)
+    ]
+    made = pipeline.generate(requests, seed=seed)
+    return [one.video[:, gap.new] for one, gap in zip(made, gaps, strict=True)]
