@@ -130,6 +130,12 @@ def test_tasks_from_the_command_line(space):
     assert made("connect", "tasks", "given0.mp4", "given1.mp4", "--frames=4")[1] == [25, 32, 32]
     assert made("edit", "tasks", "given0.mp4", "a blue square", "--strength=0.5")[1] == [9, 32, 32]
     assert made("edit", "tasks", "given0.mp4", "", "--strength=1", "--width=48")[1] == [9, 32, 48]
+    file, size = made("generate", "tasks", "a red circle", "--frames=5", "--width=20", "--seed=3")
+    assert size == [5, 32, 20]
+    again = run.invoke(app, ["reproduce", file, "tasks", "--out=again"])
+    assert again.exit_code == 0 and "has the same frames" in again.output
+    for wrong, message in ((longer, "run that command again"), ("given0.mp4", "does not say how it was made")):
+        assert message in str(run.invoke(app, ["reproduce", wrong, "tasks"]).exception)
     refused = run.invoke(app, ["loop", "tasks", "given0.mp4", "--frames=5", *short])
     assert "use 4 or 8" in str(refused.exception)
 

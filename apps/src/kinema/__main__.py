@@ -4,7 +4,7 @@ import os
 import sys
 
 #: Commands that compute.
-HEAVY = frozenset("train encode evaluate generate animate extend loop connect edit demo".split())
+HEAVY = frozenset("train encode evaluate generate animate extend loop connect edit reproduce demo".split())
 
 
 def run() -> None:

@@ -293,6 +293,21 @@ def edit(
 
 
 @app.command()
+def reproduce(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What `kinema generate` wrote.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model folder that made it.")],
+    out: Out = "reproduced",
+) -> None:
+    """Make a generated file again from what it says of itself, and compare. Exits with 1 if frames differ."""
+    from kinema.reproduce import reproduce_command
+
+    path, difference = reproduce_command(file, model, out=out)
+    same = "has the same frames" if difference == 0 else f"differs by up to {difference} of 255 levels"
+    typer.echo(f"wrote {path}; it {same}")
+    raise typer.Exit(int(difference > 0))
+
+
+@app.command()
 def evaluate(
     settings: Annotated[
         list[str] | None,

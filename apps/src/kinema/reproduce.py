@@ -1,0 +1,34 @@
+"""`kinema reproduce`: a file that `kinema generate` wrote, made again from what it says of itself."""
+
+from pathlib import Path
+
+import torch
+from kinema_data import read_clip, read_metadata
+
+from kinema.errors import UserError
+from kinema.generate import facts_of, write_made
+from kinema.pipeline import Pipeline, Request
+
+NEEDED = ("prompt", "seed", "id", "size", "frame_rate", "steps", "model_hash")
+
+
+def reproduce_command(file: str, model: str, *, out: str) -> tuple[Path, int]:
+    """Write the clip anew into `out`; the path, and by how many of 255 levels it differs at most from the file.
+
+    Raises:
+        UserError: the file does not say how it was made, was made from a given video, or by other weights.
+    """
+    facts = read_metadata(file)
+    missing = [key for key in NEEDED if key not in facts]
+    if missing:
+        raise UserError(f"{file} does not say how it was made: {', '.join(missing)} not in its metadata")
+    if "task" in facts:
+        raise UserError(f"{file} was made by `kinema {facts['task']}` from {facts['source']}: run that command again")
+    pipeline = Pipeline.load(model, num_steps=facts["steps"])
+    if pipeline.hash != facts["model_hash"]:
+        raise UserError(f"{file} was made by model {facts['model_hash'][:12]}, {model} is {pipeline.hash[:12]}")
+    request = Request(facts["prompt"], *facts["size"], facts["frame_rate"], facts["id"])
+    (clip,) = pipeline.generate([request], seed=facts["seed"])
+    path = write_made(clip, out, facts_of(pipeline, model, clip, facts["seed"], prompt=request.prompt))
+    one, other = (read_clip(source).frames.to(torch.int16) for source in (file, path))
+    return path, int((one - other).abs().max())
