@@ -64,6 +64,21 @@ def test_each_network_learns_from_its_own_loss():
     assert torch.allclose(last, one + one.norm() * other / (other.norm() + 1e-6), atol=1e-6)
 
 
+def test_training_goes_on_from_a_whitened_vae_where_it_was(monkeypatch):
+    """What the decoder is given in training is what it is given in use, whatever statistics came with the weights."""
+    torch.manual_seed(0)
+    vae = Causal3D(latent_channels=4, unshuffle=(4, 8, 8), widths=(16,))
+    vae.set_whitening(torch.tensor([3.0, -2.0, 0.5, 0.0]), torch.tensor([0.1, 5.0, 2.0, 1.0]))
+    batch = clips()
+    videos = torch.stack([clip.video for clip in batch])
+    with torch.no_grad():
+        error = (vae.decode(vae.encode(videos)) - videos).square().mean().item()
+    net = VAEModule(vae, weights=VAELoss(l1=0.0, kl=0.0))
+    net.log_dict = lambda *_, **__: None
+    monkeypatch.setattr(VAEModule, "_sampled", lambda self, mean, *_: mean)
+    assert net.training_step(batch, 0).item() == pytest.approx(error, rel=1e-4)
+
+
 def test_before_its_start_the_gan_changes_nothing():
     values = []
     for weights in ({"gan": 1.0, "gan_start": 5}, {}):

@@ -42,7 +42,7 @@ class VAEModule(pl.LightningModule):
     adversarial loss goes through a copy of the discriminator that takes no gradient.
 
     Args:
-        vae: the network; a `VideoVAE` of any kind.
+        vae: the network; a `VideoVAE` of any kind. Its whitening is taken off, see `whiten`.
         weights: of the losses.
         perceptual: (decoded, original) -> a distance; needed where its weight is not 0.
         discriminator: video (B, 3, T, H, W) -> scores of any shape; needed where the weight of `gan` is not 0.
@@ -63,6 +63,8 @@ class VAEModule(pl.LightningModule):
         super().__init__()
         if (weights.perceptual and perceptual is None) or (weights.gan and discriminator is None):
             raise ValueError("a perceptual weight needs a perceptual network, a weight of gan a discriminator")
+        # In training the decoder is given the posterior's own values: `whiten` sets the statistics anew at the end.
+        vae.set_whitening(torch.zeros(vae.latent_channels), torch.ones(vae.latent_channels))
         self.vae = vae
         self.weights, self.seed = weights, seed
         self.discriminator = discriminator if weights.gan else None
