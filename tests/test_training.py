@@ -132,8 +132,15 @@ def test_tasks_from_the_command_line(space):
     assert made("edit", "tasks", "given0.mp4", "", "--strength=1", "--width=48")[1] == [9, 32, 48]
     file, size = made("generate", "tasks", "a red circle", "--frames=5", "--width=20", "--seed=3")
     assert size == [5, 32, 20]
-    again = run.invoke(app, ["reproduce", file, "tasks", "--out=again"])
-    assert again.exit_code == 0 and "has the same frames" in again.output
+    cached, size = made("generate", "tasks", "a red circle", "--frames=22", "--window=9", "--step-cache=0.5")
+    assert size == [22, 32, 32]
+    for one in (file, cached):
+        again = run.invoke(app, ["reproduce", one, "tasks", "--out=again"])
+        assert again.exit_code == 0 and "has the same frames" in again.output
+    assert made("generate", "tasks", "a red circle", "--height=40", "--preview")[1] == [9, 40, 32]
+    still, size = made("image", "tasks", "a red circle", "--height=33")
+    assert size == [1, 33, 32] and still.endswith(".png")
+    assert made("animate", "tasks", still, "it moves", "--at=last", "--frames=5")[1] == [5, 33, 32]
     for wrong, message in ((longer, "run that command again"), ("given0.mp4", "does not say how it was made")):
         assert message in str(run.invoke(app, ["reproduce", wrong, "tasks"]).exception)
     refused = run.invoke(app, ["loop", "tasks", "given0.mp4", "--frames=5", *short])

@@ -4,25 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kinema_core import Clip, diffusions, dits, guidances, samplers, text_encoders, vaes
+from kinema_core import Clip
 
 from kinema.continuing import connect, extend, loop, matched
 from kinema.editing import edit, framed
 from kinema.pipeline import Pipeline, Request, reconstruct
 from kinema.tasks import region_mask
-
-
-@pytest.fixture(scope="module")
-def pipeline() -> Pipeline:
-    torch.manual_seed(0)
-    vae = vaes.build({"name": "causal3d", "unshuffle": [4, 4, 4], "strides": [], "widths": [8], "num_blocks": 1})
-    text = text_encoders.build({"name": "tiny", "width": 16}).eval()
-    widths = {"text_widths": (16,), "pooled_widths": (16,), "latent_channels": vae.latent_channels}
-    dit = dits.build({"name": "video_dit", "width": 24, "depth": 1, "num_heads": 2, "patch": [1, 2, 2]}, **widths)
-    torch.nn.init.normal_(dit.project.weight, std=0.1)  # it begins as zero
-    law, sampler = diffusions.build({"name": "flow"}), samplers.build({"name": "euler"})
-    guidance = guidances.build({"name": "cfg", "scale": 2.0})
-    return Pipeline(vae.eval(), (text,), dit.eval(), law, sampler, guidance, num_steps=2)
 
 
 def clip(frames: int = 9, seed: int = 0, size: tuple[int, int] = (16, 20)) -> Clip:

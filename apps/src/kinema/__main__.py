@@ -4,7 +4,7 @@ import os
 import sys
 
 #: Commands that compute.
-HEAVY = frozenset("train encode evaluate generate animate extend loop connect edit reproduce demo".split())
+HEAVY = frozenset("train encode evaluate generate image animate extend loop connect edit reproduce demo".split())
 
 
 def run() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kinema.cli_making import COMMANDS
 from kinema.errors import reported
 
 # Nothing heavy is imported before a command runs: `kinema --help` has to answer at once.
@@ -27,15 +28,7 @@ Resume = Annotated[
     typer.Option(metavar="auto|PATH", help="Go on from the newest checkpoint of --run, or from this one."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of all random numbers.")]
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or URL (hf://owner/name too).")]
 Out = Annotated[str, typer.Option("--out", "-o", metavar="PATH", help="Where to write.")]
-Frames = Annotated[int, typer.Option(min=1, help="Frames; 1 makes an image.")]
-Height = Annotated[int, typer.Option(min=1, help="Height in pixels.")]
-Width = Annotated[int, typer.Option(min=1, help="Width in pixels.")]
-FrameRate = Annotated[
-    float | None, typer.Option("--fps", min=0.1, help="Frames per second; the model's own rate by default.")
-]
-Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; the model's own number by default.")]
 
 
 def main() -> None:
@@ -164,147 +157,8 @@ def encode(
     encode_command(config, _settings(settings, seed), print_only=print_config)
 
 
-@app.command()
-def generate(
-    model: Model,
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One clip a prompt.")],
-    frames: Frames = 9,
-    height: Height = 32,
-    width: Width = 32,
-    frame_rate: FrameRate = None,
-    steps: Steps = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    out: Out = "generated",
-) -> None:
-    """Make videos, or images (--frames 1), from prompts."""
-    from kinema.generate import Sizes, generate_command
-
-    sizes = Sizes(frames, height, width, frame_rate)
-    for path in generate_command(model, prompts, sizes=sizes, steps=steps, seed=seed, out=out):
-        typer.echo(f"wrote {path}")
-
-
-@app.command()
-def animate(
-    model: Model,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The first frame; its size is the video's.")],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What happens.")] = "",
-    frames: Frames = 9,
-    frame_rate: FrameRate = None,
-    steps: Steps = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    out: Out = "generated",
-) -> None:
-    """Make a video that begins with an image."""
-    from kinema.generate import animate_command
-
-    path = animate_command(model, image, prompt, frames=frames, frame_rate=frame_rate, steps=steps, seed=seed, out=out)
-    typer.echo(f"wrote {path}")
-
-
-Video = Annotated[str, typer.Argument(metavar="VIDEO", help="The given video; it keeps its size and frame rate.")]
-Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What is to be seen.")]
-Context = Annotated[int, typer.Option(min=1, help="Latent frames of the given video that the new ones go on from.")]
-NoiseSeed = Annotated[int, typer.Option("--seed", help="Seed of the noise.")]
-
-
-@app.command()
-def extend(
-    model: Model,
-    video: Video,
-    prompt: Prompt = "",
-    frames: Annotated[int, typer.Option(min=1, help="New frames, on each side that is asked for.")] = 8,
-    forward: Annotated[bool, typer.Option("--forward", help="After the video; so it is without the next two.")] = False,
-    backward: Annotated[bool, typer.Option("--backward", help="Before the video.")] = False,
-    both: Annotated[bool, typer.Option("--both", help="Before and after it.")] = False,
-    context: Context = 2,
-    steps: Steps = None,
-    seed: NoiseSeed = 0,
-    out: Out = "generated",
-) -> None:
-    """Make a video longer, at its end, its beginning or both."""
-    from kinema.task_commands import extend_command
-
-    sides = {"before": backward or both, "after": forward or both or not backward}
-    path = extend_command(
-        model, video, prompt, frames=frames, context=context, steps=steps, seed=seed, out=out, **sides
-    )
-    typer.echo(f"wrote {path}")
-
-
-@app.command()
-def loop(
-    model: Model,
-    video: Video,
-    prompt: Prompt = "",
-    frames: Annotated[int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride.")] = 8,
-    context: Context = 2,
-    steps: Steps = None,
-    seed: NoiseSeed = 0,
-    out: Out = "generated",
-) -> None:
-    """Lead a video's end back to its beginning, so that it can be shown without end."""
-    from kinema.task_commands import loop_command
-
-    path = loop_command(model, video, prompt, frames=frames, context=context, steps=steps, seed=seed, out=out)
-    typer.echo(f"wrote {path}")
-
-
-@app.command()
-def connect(
-    model: Model,
-    first: Annotated[str, typer.Argument(metavar="A", help="The video at the beginning.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The video at the end; brought to the size of the first.")],
-    prompt: Prompt = "",
-    frames: Annotated[int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride.")] = 8,
-    context: Context = 2,
-    steps: Steps = None,
-    seed: NoiseSeed = 0,
-    out: Out = "generated",
-) -> None:
-    """Lead from one video to another."""
-    from kinema.task_commands import connect_command
-
-    path = connect_command(
-        model, first, second, prompt, frames=frames, context=context, steps=steps, seed=seed, out=out
-    )
-    typer.echo(f"wrote {path}")
-
-
-@app.command()
-def edit(
-    model: Model,
-    video: Video,
-    prompt: Prompt,
-    strength: Annotated[float, typer.Option(help="From 0, as it is, to 1, all new.")] = 0.6,
-    mask: Annotated[str | None, typer.Option(metavar="IMAGE", help="White where the video is to change.")] = None,
-    height: Annotated[int | None, typer.Option(min=1, help="Paint beyond the frame, to so many rows.")] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="Paint beyond the frame, to so many columns.")] = None,
-    steps: Steps = None,
-    seed: NoiseSeed = 0,
-    out: Out = "generated",
-) -> None:
-    """Change a video or an image towards a prompt: all of it, a region, or beyond its frame (with --strength 1)."""
-    from kinema.task_commands import edit_command
-
-    sizes = {"height": height, "width": width}
-    path = edit_command(model, video, prompt, strength=strength, mask=mask, steps=steps, seed=seed, out=out, **sizes)
-    typer.echo(f"wrote {path}")
-
-
-@app.command()
-def reproduce(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="What `kinema generate` wrote.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model folder that made it.")],
-    out: Out = "reproduced",
-) -> None:
-    """Make a generated file again from what it says of itself, and compare. Exits with 1 if frames differ."""
-    from kinema.reproduce import reproduce_command
-
-    path, difference = reproduce_command(file, model, out=out)
-    same = "has the same frames" if difference == 0 else f"differs by up to {difference} of 255 levels"
-    typer.echo(f"wrote {path}; it {same}")
-    raise typer.Exit(int(difference > 0))
+for making in COMMANDS:
+    app.command()(making)
 
 
 @app.command()

@@ -5,7 +5,7 @@ So given frames are placed where they stand in the new clip, at whole latents, a
 never cut out of its latents.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,6 +61,49 @@ def extend(
     made = _generated(pipeline, gaps, clip, prompt, seed)
     parts = [*made[: bool(before)], video, *made[bool(before) :]]
     return replace(clip, video=torch.cat(parts, dim=1), captions={"prompt": prompt})
+
+
+def rollout(
+    pipeline: Pipeline, request: Request, *, window: int, context: int = CONTEXT, seed: int = 0
+) -> Iterator[Tensor]:
+    """A video of any duration, window after window, each going on from the end of the one before.
+
+    Time and memory of a window do not grow with the duration.
+
+    Args:
+        pipeline: the model.
+        request: what is asked for; its number of frames may be any.
+        window: frames that are generated at once, 1 + st n.
+        context: latent frames of a window that the next one goes on from.
+        seed: of the noise.
+
+    Returns:
+        Its frames (3, n, H, W) in [-1, 1], as they are made.
+
+    Raises:
+        ValueError: the window is no longer than its context, or the VAE does not take it.
+    """
+    head = 1 + pipeline.vae.stride[0] * (context - 1)
+    if window <= head:
+        raise ValueError(
+            f"a window of {window} frames is no longer than its context of {context} latents, {head} frames"
+        )
+    pipeline.check([replace(request, frames=window)])
+    return _windows(pipeline, request, window, context, seed)
+
+
+def _windows(pipeline: Pipeline, request: Request, window: int, context: int, seed: int) -> Iterator[Tensor]:
+    head = 1 + pipeline.vae.stride[0] * (context - 1)
+    (clip,) = pipeline.generate([replace(request, frames=window)], seed=seed)
+    yield clip.video[:, : request.frames]
+    made = window
+    while made < request.frames:
+        gap = _after(clip.video, window - head, context, pipeline.vae.stride[0])
+        part = replace(clip, id=f"{request.id}/{made}")
+        (new,) = _generated(pipeline, [gap], part, request.prompt, seed)
+        yield new[:, : request.frames - made]
+        clip = replace(clip, video=torch.cat([clip.video[:, -head:], new], dim=1))
+        made += new.shape[1]
 
 
 def connect(

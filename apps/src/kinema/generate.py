@@ -1,8 +1,6 @@
 """`kinema generate` and `animate`: prompts and images in, files out."""
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -11,62 +9,66 @@ from typing import Any
 
 import torch
 from kinema_core import Clip
-from kinema_data import read_clip, to_float, to_uint8, write_image, write_preview
+from kinema_data import read_clip, to_float
 from rich.progress import Progress
+from torch import Tensor
 
-from kinema.errors import UserError
-from kinema.pipeline import Pipeline, Request
-
-MOST_PROMPT_CHARACTERS = 4000
+from kinema import previewing
+from kinema.continuing import CONTEXT, rollout
+from kinema.making import Making, clipped
+from kinema.pipeline import PACK_CELLS, Moment, Pipeline, Request
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What to make: frames (1: an image), pixels, frames per second (None: the model's)."""
+    """What to make: frames (1: an image), pixels, frames per second (None: the model's).
+
+    With a `window`, that many frames are made at once, each window going on from `context` latent frames of the last.
+    """
 
     frames: int
     height: int
     width: int
     frame_rate: float | None = None
+    window: int | None = None
+    context: int = CONTEXT
 
 
-def generate_command(
-    model: str, prompts: Sequence[str], *, sizes: Sizes, steps: int | None = None, seed: int = 0, out: str = "generated"
-) -> list[Path]:
-    """One mp4 (png for one frame) a prompt in `out`; each file's metadata says how it was made."""
-    pipeline = loaded(model, steps)
+def generate_command(making: Making, prompts: Sequence[str], sizes: Sizes, *, preview: bool = False) -> Iterable[Path]:
+    """One mp4 (png for one frame) a prompt; each file's metadata says how it was made.
+
+    Args:
+        making: model, sampling and folder.
+        prompts: any texts.
+        sizes: of all clips.
+        preview: first make each clip at half its size, then the clip after its composition.
+
+    Returns:
+        The files, previews as they are written.
+    """
+    pipeline = making.pipeline()
+    rate = sizes.frame_rate or pipeline.frame_rate
     requests = [
-        Request(
-            clipped(prompt),
-            sizes.frames,
-            sizes.height,
-            sizes.width,
-            sizes.frame_rate or pipeline.frame_rate,
-            id=str(i),
-        )
+        Request(clipped(prompt), sizes.frames, sizes.height, sizes.width, rate, id=str(i))
         for i, prompt in enumerate(prompts)
     ]
-    return _written(pipeline, requests, model, seed, out)
+    if sizes.window is not None:
+        return _rolled_out(making, pipeline, requests, sizes.window, sizes.context)
+    pipeline.check(requests)
+    if preview:
+        return _previewed(making, pipeline, requests)
+    return _written(making, pipeline, requests)
 
 
 def animate_command(
-    model: str,
-    image: str,
-    prompt: str = "",
-    *,
-    frames: int = 9,
-    frame_rate: float | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    out: str = "generated",
-) -> Path:
-    """An mp4 that begins with the image (or the first frame of a video) and has its size."""
-    pipeline = loaded(model, steps)
-    first = to_float(read_clip(image).frames[:1])
-    height, width = first.shape[2:]
-    rate = frame_rate or pipeline.frame_rate
-    request = Request(clipped(prompt), frames, height, width, rate, given=first, keep_frames=(0,))
-    return _written(pipeline, [request], model, seed, out)[0]
+    making: Making, image: str, prompt: str, *, frames: int, frame_rate: float | None, at: Moment
+) -> list[Path]:
+    """An mp4 that shows the image (or the first frame of a video) first, in the middle or last, and has its size."""
+    pipeline = making.pipeline()
+    shown = to_float(read_clip(image).frames[:1])
+    request = Request(clipped(prompt), frames, *shown.shape[2:], frame_rate or pipeline.frame_rate)
+    pipeline.check([request])
+    return _written(making, pipeline, [pipeline.showing(shown, request, at)], task="animate", source=image)
 
 
 def generate_clips(
@@ -104,63 +106,55 @@ def _share(model: str, requests: list[Request], seed: int, changes: dict[str, An
     return [replace(clip, video=clip.video.numpy()) for clip in clips]
 
 
-def write_clip(path: Path, clip: Clip, facts: dict[str, Any]) -> Path:
-    """Write a clip as mp4 that every player shows, or png for one frame; the path with its ending."""
-    frames = to_uint8(clip.video)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if len(frames) == 1:
-        path = path.with_suffix(".png")
-        write_image(path, frames[0], facts)
-    else:
-        path = path.with_suffix(".mp4")
-        write_preview(path, frames, clip.frame_rate, metadata=facts)
-    return path
+def pieces_of(pipeline: Pipeline, request: Request, seed: int, window: int | None, context: int) -> Iterator[Tensor]:
+    """The frames of one request: window after window where one is given, as they are decoded where it fills a pack."""
+    if window is not None:
+        return rollout(pipeline, request, window=window, context=context, seed=seed)
+    if pipeline.cells(request) >= PACK_CELLS:
+        return pipeline.stream(request, seed=seed)
+    return (clip.video for clip in pipeline.generate([request], seed=seed))
 
 
-def loaded(model: str, steps: int | None) -> Pipeline:
-    """The model, with another number of sampling steps where one is given."""
-    return Pipeline.load(model) if steps is None else Pipeline.load(model, num_steps=steps)
-
-
-def _written(pipeline: Pipeline, requests: Sequence[Request], model: str, seed: int, out: str) -> list[Path]:
-    try:
-        for request in requests:
-            pipeline.vae.latent_grid(request.frames, request.height, request.width)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+def _written(making: Making, pipeline: Pipeline, requests: Sequence[Request], **facts: Any) -> list[Path]:
+    """Small clips many at a time; one that fills a pack goes to its file as it is decoded."""
+    large = [request for request in requests if pipeline.cells(request) >= PACK_CELLS]
+    small = [request for request in requests if pipeline.cells(request) < PACK_CELLS]
     with Progress() as progress:
         bar = progress.add_task("generate", total=len(requests))
-        clips = pipeline.generate(requests, seed=seed, progress=lambda done: progress.advance(bar, done))
-    paths = []
-    for request, clip in zip(requests, clips, strict=True):
-        paths.append(write_made(clip, out, facts_of(pipeline, model, clip, seed, prompt=request.prompt)))
+        clips = pipeline.generate(small, seed=making.seed, progress=lambda done: progress.advance(bar, done))
+        paths = [
+            making.write(pipeline, clip, prompt=request.prompt, **facts)
+            for request, clip in zip(small, clips, strict=True)
+        ]
+        for request in large:
+            pieces = pipeline.stream(request, seed=making.seed)
+            paths.append(making.write_pieces(pipeline, request, pieces, prompt=request.prompt, **facts))
+            progress.advance(bar)
     return paths
 
 
-def facts_of(pipeline: Pipeline, model: str, clip: Clip, seed: int, **more: Any) -> dict[str, Any]:
-    """How a clip was made: what goes into its file's metadata."""
-    return {
-        **more,
-        "seed": seed,
-        "id": clip.id,
-        "size": list(clip.video.shape[1:]),
-        "frame_rate": clip.frame_rate,
-        "sampler": repr(pipeline.sampler),
-        "guidance": repr(pipeline.guidance),
-        "steps": pipeline.num_steps,
-        "model": Path(model).name,
-        "model_hash": pipeline.hash,
-    }
+def _rolled_out(
+    making: Making, pipeline: Pipeline, requests: Sequence[Request], window: int, context: int
+) -> list[Path]:
+    paths = []
+    with Progress() as progress:
+        bar = progress.add_task("frames", total=sum(request.frames for request in requests))
+
+        def counted(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+            for piece in pieces:
+                yield piece
+                progress.advance(bar, piece.shape[1])
+
+        for request in requests:
+            pieces = pieces_of(pipeline, request, making.seed, window, context)
+            facts = {"prompt": request.prompt, "window": window, "context": context}
+            paths.append(making.write_pieces(pipeline, request, counted(pieces), **facts))
+    return paths
 
 
-def write_made(clip: Clip, out: str, facts: dict[str, Any]) -> Path:
-    """Write a clip into the folder `out`, named by a hash of its facts: a prompt may hold anything."""
-    name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
-    return write_clip(Path(out) / name, clip, facts)
-
-
-def clipped(prompt: str) -> str:
-    """The prompt, cut where it is far too long, which is told."""
-    if len(prompt) > MOST_PROMPT_CHARACTERS:
-        print(f"the prompt has {len(prompt)} characters; the first {MOST_PROMPT_CHARACTERS} are used")
-    return prompt[:MOST_PROMPT_CHARACTERS]
+def _previewed(making: Making, pipeline: Pipeline, requests: Sequence[Request]) -> Iterator[Path]:
+    for request in requests:
+        small = previewing.preview(pipeline, request, seed=making.seed)
+        yield making.write(pipeline, small, prompt=request.prompt)
+        clip = previewing.full_size(pipeline, small, request, seed=making.seed)
+        yield making.write(pipeline, clip, task="generate --preview", source=request.prompt, prompt=request.prompt)

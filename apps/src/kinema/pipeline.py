@@ -1,8 +1,9 @@
 """From prompts to clips: `Pipeline.generate`, and every task as the same walk with another keep mask."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 import torch
 from kinema_core import (
@@ -18,13 +19,19 @@ from kinema_core import (
     device_of,
     seeded_normal,
 )
+from kinema_sampling import StepCache
 from torch import Tensor, nn
 
+from kinema.memory import check_memory
 from kinema.model_folder import load_model
 from kinema.tasks import Keep, frames_mask, region_mask, snapped, source_features
 
+#: Where an image stands in a video.
+Moment: TypeAlias = Literal["first", "middle", "last"]
 #: Name of the features per cell by which an image-to-video model is given frames, in place of a keep mask.
 SOURCE = "source"
+#: Latent frames that are decoded at once where frames are written as they are made.
+STREAMED = 4
 #: Latent cells of a pack in sampling; bounds the memory and keeps the matrices large.
 PACK_CELLS = 16384
 
@@ -71,6 +78,7 @@ class Pipeline:
         vae, text, dit, law: the model; `text` holds the encoders in the order of their streams.
         sampler, guidance, num_steps: how `generate` samples.
         frame_rate: of videos whose request names none.
+        step_cache: threshold of a `kinema_sampling.StepCache` around the transformer; 0: every step computes it.
         hash: of the model folder, "" for a model that was never saved.
     """
 
@@ -82,6 +90,7 @@ class Pipeline:
     guidance: Guidance
     num_steps: int = 20
     frame_rate: float = 8.0
+    step_cache: float = 0.0
     hash: str = ""
 
     @classmethod
@@ -91,7 +100,7 @@ class Pipeline:
         Args:
             folder: as `kinema train dit` wrote it.
             device: where to compute; None: on an accelerator where there is one.
-            changes: `sampler`, `guidance` or `num_steps` in place of the folder's.
+            changes: `sampler`, `guidance`, `num_steps` in place of the folder's, `step_cache`.
 
         Raises:
             ConfigError: no model folder, or a component of it is missing.
@@ -135,8 +144,10 @@ class Pipeline:
             progress: called with the number of clips done in each pack.
 
         Raises:
-            ValueError: a size that the VAE cannot decode, or `given` of another size.
+            ValueError: a size that the VAE cannot decode or that takes more memory than is free, or `given` of another
+                size.
         """
+        self.check(requests)
         grids = [self.vae.latent_grid(r.frames, r.height, r.width) for r in requests]
         clips: dict[int, Clip] = {}
         for pack in _packs(grids):
@@ -169,12 +180,14 @@ class Pipeline:
             "uncond": self.conditioning([""] * len(requests), cells),
         }
         guide = self.guidance.start(x, self.law)
+        cache = StepCache(self.dit, self.step_cache) if self.step_cache else None
 
         def denoise(values: Tensor, t: Tensor) -> Tensor:
             def predict(names: Sequence[str]) -> tuple[Tensor, ...]:
                 pack = Ragged.cat([x.replace(values)] * len(names))
                 cond = Conditioning.cat([branches[name] for name in names])
-                return self.law.denoise(self.dit, pack, t.repeat(len(names)), cond).split(len(values))
+                net = cache.branches(names) if cache else self.dit
+                return self.law.denoise(net, pack, t.repeat(len(names)), cond).split(len(values))
 
             return guide(predict, values, t)
 
@@ -185,16 +198,53 @@ class Pipeline:
         out = self.sampler(keep.wrap(denoise), keep.start(start), times, self.law, noise=noise)
         return x.replace(keep.start(out)).clips()
 
+    def stream(self, request: Request, *, seed: int = 0) -> Iterator[Tensor]:
+        """The frames of one request, (3, n, H, W) in [-1, 1] on the CPU, as they are decoded; as `generate` makes them.
+
+        Raises:
+            ValueError: as `generate`.
+        """
+        self.check([request])
+        (latents,) = self.sample([request], seed=seed)
+        pieces = latents[None].to(device_of(self.vae)).split(STREAMED, dim=2)
+        with torch.no_grad():
+            for frames in self.vae.decode_stream(pieces, size=(request.height, request.width)):
+                yield frames[0].clamp(-1, 1).cpu()
+
     def conditioning(self, prompts: list[str], cells: Mapping[str, Tensor] | None = None) -> Conditioning:
         """The text features of the prompts, one stream an encoder, and features per cell, where the transformer is."""
         return Conditioning(tuple(encoder(prompts) for encoder in self.text), dict(cells or {})).to(device_of(self.dit))
 
-    def animate(self, images: Sequence[Clip], requests: Sequence[Request], *, seed: int = 0) -> list[Clip]:
-        """Videos that begin with the given images (clips of one frame, of the requests' size)."""
-        return self.generate(
-            [replace(r, given=image.video, keep_frames=(0,)) for r, image in zip(requests, images, strict=True)],
-            seed=seed,
-        )
+    def animate(
+        self, images: Sequence[Clip], requests: Sequence[Request], *, at: Moment = "first", seed: int = 0
+    ) -> list[Clip]:
+        """Videos that show the given images (clips of one frame, of the requests' size) at a moment: `showing`."""
+        return self.generate([self.showing(i.video, r, at) for r, i in zip(requests, images, strict=True)], seed=seed)
+
+    def showing(self, image: Tensor, request: Request, at: Moment = "first") -> Request:
+        """The request for a video that shows an image (3, 1, H, W) of its size first, in the middle or last.
+
+        The first latent codes one frame, and each other as many as the VAE's temporal stride: an image in the middle or
+        at the end stands still for so long.
+
+        Raises:
+            ValueError: no such moment, or a number of frames that the VAE does not take.
+        """
+        if at not in get_args(Moment):
+            raise ValueError(f"an image is seen {', '.join(get_args(Moment))}, not {at!r}")
+        last = self.vae.latent_grid(request.frames, request.height, request.width)[0] - 1
+        kept = {"first": 0, "middle": (last + 1) // 2, "last": last}[at]
+        still = image.expand(-1, 1 + self.vae.stride[0] * kept, -1, -1)
+        return replace(request, given=still, keep_frames=(kept,))
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raise ValueError where the VAE cannot decode a size, or it takes more memory than is free."""
+        for frames, height, width in {(r.frames, r.height, r.width) for r in requests}:
+            check_memory(self.vae, self.dit, frames, height, width)
+
+    def cells(self, request: Request) -> int:
+        """Latent cells of a request."""
+        return math.prod(self.vae.latent_grid(request.frames, request.height, request.width))
 
     def _keep(self, requests: Sequence[Request], x: Ragged) -> Keep:
         masks, given = [], []

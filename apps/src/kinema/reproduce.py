@@ -5,9 +5,11 @@ from pathlib import Path
 import torch
 from kinema_data import read_clip, read_metadata
 
+from kinema.continuing import CONTEXT
 from kinema.errors import UserError
-from kinema.generate import facts_of, write_made
-from kinema.pipeline import Pipeline, Request
+from kinema.generate import pieces_of
+from kinema.making import Making
+from kinema.pipeline import Request
 
 NEEDED = ("prompt", "seed", "id", "size", "frame_rate", "steps", "model_hash")
 
@@ -24,11 +26,13 @@ def reproduce_command(file: str, model: str, *, out: str) -> tuple[Path, int]:
         raise UserError(f"{file} does not say how it was made: {', '.join(missing)} not in its metadata")
     if "task" in facts:
         raise UserError(f"{file} was made by `kinema {facts['task']}` from {facts['source']}: run that command again")
-    pipeline = Pipeline.load(model, num_steps=facts["steps"])
+    making = Making(model, out, facts["steps"], facts.get("step_cache", 0.0), facts["seed"])
+    pipeline = making.pipeline()
     if pipeline.hash != facts["model_hash"]:
         raise UserError(f"{file} was made by model {facts['model_hash'][:12]}, {model} is {pipeline.hash[:12]}")
     request = Request(facts["prompt"], *facts["size"], facts["frame_rate"], facts["id"])
-    (clip,) = pipeline.generate([request], seed=facts["seed"])
-    path = write_made(clip, out, facts_of(pipeline, model, clip, facts["seed"], prompt=request.prompt))
+    windows = {key: facts[key] for key in ("window", "context") if key in facts}
+    pieces = pieces_of(pipeline, request, making.seed, windows.get("window"), windows.get("context", CONTEXT))
+    path = making.write_pieces(pipeline, request, pieces, prompt=request.prompt, **windows)
     one, other = (read_clip(source).frames.to(torch.int16) for source in (file, path))
     return path, int((one - other).abs().max())

@@ -1,6 +1,5 @@
 """`kinema extend`, `loop`, `connect` and `edit`: videos in, a longer or changed one out."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,90 +9,42 @@ from torch.nn.functional import interpolate
 
 from kinema import continuing, editing
 from kinema.errors import UserError
-from kinema.generate import clipped, facts_of, loaded, write_made
-from kinema.pipeline import Pipeline
+from kinema.making import Making, clipped
 
 
 def extend_command(
-    model: str,
-    video: str,
-    prompt: str,
-    *,
-    frames: int,
-    before: bool,
-    after: bool,
-    context: int,
-    steps: int | None,
-    seed: int,
-    out: str,
+    making: Making, video: str, prompt: str, *, frames: int, before: bool, after: bool, context: int
 ) -> Path:
     """The video with `frames` new frames before it, after it, or both."""
-    clip = _read(video)
+    pipeline, clip = making.pipeline(), _read(video)
     counts = {"before": frames if before else 0, "after": frames if after else 0}
-    return _made(
-        model,
-        steps,
-        lambda pipeline: continuing.extend(pipeline, clip, clipped(prompt), **counts, context=context, seed=seed),
-        seed=seed,
-        out=out,
-        task="extend",
-        prompt=prompt,
-        source=video,
-        **counts,
-    )
+    made = continuing.extend(pipeline, clip, clipped(prompt), **counts, context=context, seed=making.seed)
+    return making.write(pipeline, made, task="extend", prompt=prompt, source=video, **counts)
 
 
-def loop_command(
-    model: str, video: str, prompt: str, *, frames: int, context: int, steps: int | None, seed: int, out: str
-) -> Path:
+def loop_command(making: Making, video: str, prompt: str, *, frames: int, context: int) -> Path:
     """The video and `frames` new frames from its end to its beginning."""
-    clip = _read(video)
-    return _made(
-        model,
-        steps,
-        lambda pipeline: continuing.loop(pipeline, clip, clipped(prompt), frames=frames, context=context, seed=seed),
-        seed=seed,
-        out=out,
-        task="loop",
-        prompt=prompt,
-        source=video,
-    )
+    pipeline, clip = making.pipeline(), _read(video)
+    made = continuing.loop(pipeline, clip, clipped(prompt), frames=frames, context=context, seed=making.seed)
+    return making.write(pipeline, made, task="loop", prompt=prompt, source=video)
 
 
-def connect_command(
-    model: str,
-    first: str,
-    second: str,
-    prompt: str,
-    *,
-    frames: int,
-    context: int,
-    steps: int | None,
-    seed: int,
-    out: str,
-) -> Path:
+def connect_command(making: Making, first: str, second: str, prompt: str, *, frames: int, context: int) -> Path:
     """Both videos with `frames` new frames between them; the second at the size and the rate of the first."""
     one, given = _read(first), _read(second)
     other = continuing.matched(given, one)
     if other.video.shape[2:] != given.video.shape[2:] or other.frame_rate != given.frame_rate:
         height, width = one.video.shape[2:]
         print(f"{second} is brought to {height} x {width} pixels and {one.frame_rate:g} frames a second")
-    return _made(
-        model,
-        steps,
-        lambda pipeline: continuing.connect(
-            pipeline, one, other, clipped(prompt), frames=frames, context=context, seed=seed
-        ),
-        seed=seed,
-        out=out,
-        task="connect",
-        prompt=prompt,
-        source=[first, second],
-    )
+    pipeline = making.pipeline()
+    made = continuing.connect(
+        pipeline, one, other, clipped(prompt), frames=frames, context=context, seed=making.seed
+    )  # fmt: skip
+    return making.write(pipeline, made, task="connect", prompt=prompt, source=[first, second])
 
 
 def edit_command(
-    model: str,
+    making: Making,
     video: str,
     prompt: str,
     *,
@@ -101,9 +52,6 @@ def edit_command(
     mask: str | None,
     height: int | None,
     width: int | None,
-    steps: int | None,
-    seed: int,
-    out: str,
 ) -> Path:
     """The video changed towards the prompt: all of it, where a mask is white, or beyond its frame."""
     clip = _read(video)
@@ -112,21 +60,10 @@ def edit_command(
         if keep is not None:
             raise UserError("a mask and a larger frame exclude each other: give --mask, or --height and --width")
         old = clip.video.shape[2:]
-        try:
-            clip, keep = editing.framed(clip, height or old[0], width or old[1])
-        except ValueError as error:
-            raise UserError(str(error)) from None
-    return _made(
-        model,
-        steps,
-        lambda pipeline: editing.edit(pipeline, clip, clipped(prompt), strength=strength, keep=keep, seed=seed),
-        seed=seed,
-        out=out,
-        task="edit",
-        prompt=prompt,
-        source=video,
-        strength=strength,
-    )
+        clip, keep = editing.framed(clip, height or old[0], width or old[1])
+    pipeline = making.pipeline()
+    made = editing.edit(pipeline, clip, clipped(prompt), strength=strength, keep=keep, seed=making.seed)
+    return making.write(pipeline, made, task="edit", prompt=prompt, source=video, strength=strength)
 
 
 def _read(path: str) -> Clip:
@@ -142,14 +79,3 @@ def _read(path: str) -> Clip:
 def _black(path: str) -> torch.Tensor:
     """(H, W): where an image is darker than middle grey."""
     return to_float(read_clip(path).frames)[:, 0].mean(0) < 0
-
-
-def _made(
-    model: str, steps: int | None, make: Callable[[Pipeline], Clip], *, seed: int, out: str, **facts: object
-) -> Path:
-    pipeline = loaded(model, steps)
-    try:
-        clip = make(pipeline)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return write_made(clip, out, facts_of(pipeline, model, clip, seed, **facts))

@@ -142,6 +142,19 @@ def text(batch: int, length: int, pooled: int | None = None) -> TextFeatures:
     )
 
 
+def test_split_is_the_inverse_of_cat():
+    grids = [(2, 3, 4), (1, 2, 2), (3, 1, 1)]
+    x = Ragged.from_clips([torch.randn(5, *grid) for grid in grids], [6.0, 3.0, 2.0], [None, 8.0, None])
+    again = Ragged.cat(x.split())
+    assert torch.equal(again.values, x.values) and torch.equal(again.positions, x.positions)
+    assert again.grids == x.grids and again.period == x.period
+    cond = Conditioning((text(3, 4, pooled=2),), {"camera": torch.randn(31, 2)}, {"speed": torch.randn(3, 1)})
+    joined = Conditioning.cat(cond.split(x.lengths))
+    assert torch.equal(joined.text[0].tokens, cond.text[0].tokens) and joined.text[0].pooled is not None
+    assert torch.equal(joined.cells["camera"], cond.cells["camera"])
+    assert torch.equal(joined.clips["speed"], cond.clips["speed"])
+
+
 def test_text_cat_pads_with_masked_tokens():
     one, other = text(2, 3, pooled=5), text(3, 6, pooled=5)
     both = TextFeatures.cat([one, other])

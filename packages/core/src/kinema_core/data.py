@@ -152,6 +152,13 @@ class Ragged(_Movable):
             tuple(period for part in parts for period in part.period),
         )
 
+    def split(self) -> "list[Ragged]":
+        """One `Ragged` a clip: the inverse of `cat`."""
+        parts = zip(
+            self.values.split(self.lengths), self.grids, self.positions.split(self.lengths), self.period, strict=True
+        )
+        return [Ragged(values, (grid,), positions, (period,)) for values, grid, positions, period in parts]
+
 
 def _positions(z: Tensor, cell_rate: float) -> Tensor:
     time, row, column = (torch.arange(n, dtype=torch.float32, device=z.device) for n in z.shape[1:])
@@ -220,3 +227,15 @@ class Conditioning(_Movable):
             {name: torch.cat([part.cells[name] for part in parts]) for name in first.cells},
             {name: torch.cat([part.clips[name] for part in parts]) for name in first.clips},
         )
+
+    def split(self, lengths: Sequence[int]) -> "list[Conditioning]":
+        """One `Conditioning` a clip, of clips of so many cells: the inverse of `cat`, but that text stays padded."""
+        cells = {name: features.split(list(lengths)) for name, features in self.cells.items()}
+        return [
+            Conditioning(
+                tuple(stream[i : i + 1] for stream in self.text),
+                {name: parts[i] for name, parts in cells.items()},
+                {name: features[i : i + 1] for name, features in self.clips.items()},
+            )
+            for i in range(len(lengths))
+        ]

@@ -19,6 +19,7 @@ from kinema_sampling.samplers.sdedit import SDEditSampler
 from kinema_sampling.samplers.steps import SingleStepSampler
 from kinema_sampling.samplers.unipc import UniPCSampler
 from kinema_sampling.schedules import karras, shifted, trailing, uniform
+from kinema_sampling.step_cache import StepCache
 
 __all__ = [
     "ClassifierFreeGuidance",
@@ -38,6 +39,7 @@ __all__ = [
     "RescaledGuidance",
     "SDEditSampler",
     "SingleStepSampler",
+    "StepCache",
     "UniPCSampler",
     "ZeroStarGuidance",
     "convert",

@@ -1,0 +1,85 @@
+"""What all commands that make clips share: the model they load, and files that say how they were made."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kinema_core import Clip
+from kinema_data import VideoWriter, to_uint8, write_image
+from torch import Tensor
+
+from kinema.errors import UserError
+from kinema.pipeline import Pipeline, Request
+
+MOST_PROMPT_CHARACTERS = 4000
+
+
+@dataclass(frozen=True)
+class Making:
+    """How clips are to be made.
+
+    Attributes:
+        model: folder or URL.
+        out: folder of what is written.
+        steps: of the sampler; None: the model's number.
+        step_cache: see `Pipeline`.
+        seed: of the noise.
+    """
+
+    model: str
+    out: str = "generated"
+    steps: int | None = None
+    step_cache: float = 0.0
+    seed: int = 0
+
+    def pipeline(self) -> Pipeline:
+        """The model. UserError: a step cache below 0."""
+        if self.step_cache < 0:
+            raise UserError(f"a step cache of {self.step_cache} is below 0, where every step is computed")
+        changes = {} if self.steps is None else {"num_steps": self.steps}
+        return Pipeline.load(self.model, step_cache=self.step_cache, **changes)
+
+    def write(self, pipeline: Pipeline, clip: Clip, **facts: Any) -> Path:
+        """Write a clip; the file says these facts and how it was made."""
+        frames, height, width = clip.video.shape[1:]
+        asked = Request("", frames, height, width, clip.frame_rate, clip.id)
+        return self.write_pieces(pipeline, asked, [clip.video], **facts)
+
+    def write_pieces(self, pipeline: Pipeline, asked: Request, pieces: Iterable[Tensor], **facts: Any) -> Path:
+        """Write a clip of the request's size, rate and id whose frames (3, n, H, W) come piece by piece.
+
+        An mp4 that every player shows, or a png for one frame. Its name is a hash: a prompt may hold anything.
+        """
+        facts = {
+            **facts,
+            "seed": self.seed,
+            "id": asked.id,
+            "size": [asked.frames, asked.height, asked.width],
+            "frame_rate": asked.frame_rate,
+            "sampler": repr(pipeline.sampler),
+            "guidance": repr(pipeline.guidance),
+            "steps": pipeline.num_steps,
+            "step_cache": pipeline.step_cache,
+            "model": Path(self.model).name,
+            "model_hash": pipeline.hash,
+        }
+        path = Path(self.out) / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+        if asked.frames == 1:
+            (piece,) = pieces
+            write_image(path.with_suffix(".png"), to_uint8(piece)[0], facts)
+            return path.with_suffix(".png")
+        path = path.with_suffix(".mp4")
+        with VideoWriter.preview(path, asked.frame_rate, metadata=facts) as writer:
+            for piece in pieces:
+                writer.write(to_uint8(piece))
+        return path
+
+
+def clipped(prompt: str) -> str:
+    """The prompt, cut where it is far too long, which is told."""
+    if len(prompt) > MOST_PROMPT_CHARACTERS:
+        print(f"the prompt has {len(prompt)} characters; the first {MOST_PROMPT_CHARACTERS} are used")
+    return prompt[:MOST_PROMPT_CHARACTERS]
