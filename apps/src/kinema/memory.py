@@ -44,7 +44,7 @@ def frame_bytes(frames: int, height: int, width: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What can be allocated on a device without swapping."""
-    if device.type == "cpu":
-        return psutil.virtual_memory().available
-    return torch.accelerator.get_memory_info(device)[0]
+    """What can be allocated on a device without swapping; those without memory of their own use the computer's."""
+    if device.type in ("cuda", "xpu"):
+        return torch.accelerator.get_memory_info(device)[0]
+    return psutil.virtual_memory().available
