@@ -164,7 +164,7 @@ def durations(frames: tuple[int, ...], rounds: int) -> dict[str, float]:
         for name, rule in rules.items():
             near = None if rule is None else neighbourhoods(packing, rule)
             calls[name] = (
-                (lambda q=q, k=k, v=v, p=packing: packed_attention(q, k, v, p.groups))
+                (lambda q=q, k=k, v=v, p=packing: packed_attention(q, k, v, p))
                 if near is None
                 else (lambda q=q, k=k, v=v, n=near: neighbour_attention(q, k, v, n))
             )

@@ -108,13 +108,14 @@ class TestJoint(DiTContract):
 
 
 def test_joint_attention_is_one_softmax_over_text_and_tokens():
-    groups, real = ((2, 3), (1, 5)), (4, 1, 2)  # tokens of the clips, and words of their text
+    packing = pack(((1, 1, 3), (1, 1, 3), (1, 1, 5)), (1, 1, 1), torch.device("cpu"))
+    real = (4, 1, 2)  # words of the clips' text
     video = [seeded_normal((11, 2, 6), "video", i) for i in range(3)]
     text = [seeded_normal((3, 4, 2, 6), "text", i) for i in range(3)]
     bias = torch.zeros(3, 1, 1, 4)
     for clip, words in enumerate(real):
         bias[clip, ..., words:] = -torch.inf
-    seen, heard = joint_attention(video, text, bias, groups)
+    seen, heard = joint_attention(video, text, bias, packing)
     ends = torch.tensor([0, 3, 6, 11])
     for clip, words in enumerate(real):
         of_clip = slice(ends[clip], ends[clip + 1])

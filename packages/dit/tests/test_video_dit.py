@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kinema_core import Conditioning, Ragged, dits, seeded_normal
+from kinema_core import Conditioning, Ragged, TextFeatures, dits, seeded_normal
 from kinema_core.testing import DiTContract, largest_difference, randomise
 
 from kinema_dit import VideoDiT
@@ -56,6 +56,28 @@ def test_compiled_blocks_give_the_same(text_attention: str) -> None:
     assert largest_difference(found, right) < 1e-5
     for p, gradient in zip(dit.parameters(), gradients, strict=True):
         assert largest_difference(p.grad, gradient) < 1e-4 * (1 + gradient.abs().max())
+
+
+@pytest.mark.parametrize("mode", ["full", "window", "block_causal", "joint"])
+def test_compiled_blocks_are_compiled_for_two_mixes_of_sizes_and_then_for_all(mode: str) -> None:
+    torch._dynamo.reset()
+    attention = {"text_attention": "joint"} if mode == "joint" else {"attention": mode}
+    dit = VideoDiT(latent_channels=4, text_widths=(8,), width=16, depth=2, num_heads=2, patch=(1, 2, 2), **attention)
+    dit.compile(backend="eager")  # what is traced is the same for every backend
+    mixes = [
+        [(2, 4, 4)] * 2,
+        [(2, 4, 4), (1, 3, 3), (3, 4, 6)],
+        [(5, 4, 4), (2, 2, 2), (1, 6, 6), (1, 6, 6)],
+        [(1, 2, 2)] * 9,
+    ]
+    graphs = []
+    for seed, grids in enumerate(mixes):
+        x = Ragged.from_clips([seeded_normal((4, *grid), seed, i) for i, grid in enumerate(grids)])
+        words = seeded_normal((len(grids), 5 + seed, 8), "text")
+        text = TextFeatures(words, torch.ones(words.shape[:2], dtype=torch.bool))
+        dit(x, x.per_cell(torch.linspace(0, 1, len(grids))), Conditioning((text,))).sum().backward()
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] < graphs[1] == graphs[2] == graphs[3]
 
 
 def test_registered() -> None:

@@ -1,5 +1,8 @@
 """Attention that never looks across clips, over tokens packed so that clips of equal length stand together.
 
+These functions are left out of compiled graphs: what they do depends on the sizes of the clips, and a graph that held
+them would be compiled anew for every mix of sizes.
+
 Letters: L tokens, S text tokens, H heads, E head width.
 """
 
@@ -10,11 +13,13 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from kinema_dit.neighbourhoods import Neighbourhoods
+from kinema_dit.packing import Packing
 
 # Below this length the CPU's fused kernel is slower in backward than two matrix products.
 SHORT = 512
 
 
+@torch.compiler.disable
 def neighbour_attention(q: Tensor, k: Tensor, v: Tensor, near: Neighbourhoods) -> Tensor:
     """Self-attention of tokens to some of their clip.
 
@@ -32,16 +37,18 @@ def neighbour_attention(q: Tensor, k: Tensor, v: Tensor, near: Neighbourhoods) -
     return torch.cat(out)[near.places]
 
 
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+@torch.compiler.disable
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     """Self-attention within each clip.
 
     Args:
         q, k, v: (L, H, E).
-        groups: (number of clips, tokens a clip) of each run of equal length; exactly block-diagonal.
+        packing: of the tokens; exactly block-diagonal.
 
     Returns:
         (L, H, E).
     """
+    groups = packing.groups
     if q.is_cuda:
         return _varlen_attention(q, k, v, groups)
     out: list[Tensor] = []
@@ -52,19 +59,21 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, i
     return torch.cat(out)
 
 
-def cross_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+@torch.compiler.disable
+def cross_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, packing: Packing) -> Tensor:
     """Attention of each clip's tokens to its own text.
 
     Args:
         q: (L, H, E).
         k, v: (B, S, H, E), clips in packed order.
         bias: (B, 1, 1, S), 0 for real tokens and minus infinity for padding.
-        groups: as in `packed_attention`.
+        packing: of the tokens.
 
     Returns:
         (L, H, E).
     """
     out: list[Tensor] = []
+    groups = packing.groups
     clips = [count for count, _ in groups]
     tokens = [count * length for count, length in groups]
     parts = zip(groups, q.split(tokens), k.split(clips), v.split(clips), bias.split(clips), strict=True)
@@ -75,8 +84,9 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, groups: tuple
     return torch.cat(out)
 
 
+@torch.compiler.disable
 def joint_attention(
-    video: Sequence[Tensor], text: Sequence[Tensor], bias: Tensor, groups: tuple[tuple[int, int], ...]
+    video: Sequence[Tensor], text: Sequence[Tensor], bias: Tensor, packing: Packing
 ) -> tuple[Tensor, Tensor]:
     """Attention of each clip's tokens and its text to both.
 
@@ -84,13 +94,14 @@ def joint_attention(
         video: queries, keys and values (L, H, E).
         text: the same (B, S, H, E), clips in packed order.
         bias: (B, 1, 1, S), 0 for real tokens of the text and minus infinity for padding.
-        groups: as in `packed_attention`.
+        packing: of the tokens.
 
     Returns:
         (L, H, E) and (B, S, H, E).
     """
     seen: list[Tensor] = []
     heard: list[Tensor] = []
+    groups = packing.groups
     clips = [count for count, _ in groups]
     tokens = [count * length for count, length in groups]
     of_clips, of_text = ([x.split(sizes) for x in both] for both, sizes in ((video, tokens), (text, clips)))

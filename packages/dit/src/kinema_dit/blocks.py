@@ -127,7 +127,7 @@ class Block(Stream):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(modulation)
         q, k, v = self.heads(h, levels.rows(shift1), levels.rows(scale1), rotation)
         if near is None:
-            attended = packed_attention(q, k, v, packing.groups)
+            attended = packed_attention(q, k, v, packing)
         else:
             attended = neighbour_attention(q, k, v, near)
         h = torch.addcmul(h, levels.rows(gate1), self.attention_out(attended.flatten(1)))
@@ -171,7 +171,7 @@ class JointBlock(Stream):
         rows = [part.repeat_interleave(length, dim=0) for part in self.text.modulations(text_modulation)]  # (B S, D)
         spoken = self.text.heads(words.flatten(0, 1), rows[0], rows[1], None)
         seen = self.heads(h, levels.rows(shift1), levels.rows(scale1), rotation)
-        attended, heard = joint_attention(seen, [x.unflatten(0, (clips, length)) for x in spoken], bias, packing.groups)
+        attended, heard = joint_attention(seen, [x.unflatten(0, (clips, length)) for x in spoken], bias, packing)
 
         h = torch.addcmul(h, levels.rows(gate1), self.attention_out(attended.flatten(1)))
         h = self.fed_forward(h, *map(levels.rows, (shift2, scale2, gate2)))
@@ -207,7 +207,7 @@ class _CrossAttention(nn.Module):
     def _attended(self, q: Tensor, context: Context, kv: nn.Linear, scale: Tensor, packing: Packing) -> Tensor:
         tokens, bias = context
         k, v = kv(tokens).unflatten(2, (2, self.settings.num_heads, -1)).unbind(2)
-        return cross_attention(q, self.settings.normed(k, scale), v, bias, packing.groups)
+        return cross_attention(q, self.settings.normed(k, scale), v, bias, packing)
 
 
 def modulation_table(rows: int, width: int, near_one: bool) -> Tensor:

@@ -175,9 +175,9 @@ class VideoDiT(DiT):
             nn.init.zeros_(layer.weight)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """torch.compile of every block, with its arguments: all blocks share a graph, where that of the whole is long.
+        """torch.compile of every block, with its arguments: all blocks share their graphs.
 
-        It pays where few shapes of packs repeat; each new one compiles anew.
+        Attention is left out of them, so two mixes of sizes are compiled, and the second serves for all others.
         """
         for block in self.blocks:
             block.compile(*args, **kwargs)
