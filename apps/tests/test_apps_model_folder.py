@@ -74,6 +74,32 @@ def test_the_loaded_model_computes_what_the_saved_one_did(folder, parts):
     assert not any(module.training for module in model.of_kind("vae") + model.of_kind("dit"))
 
 
+def test_settings_over_those_of_the_folder(folder, parts):
+    words = ["dit.attention=window", "dit.window=[1,2,2]", "text.second.num_heads=4", "guidance.scale=1.5"]
+    model = load_model(folder, settings=[*words, "sampler.name=ddim", "sampler.eta=0.5"])
+    assert model.components["dit"].rules and not parts["dit"][1].rules
+    assert model.nodes["text.second"]["num_heads"] == 4 and model.nodes["text.main"]["num_heads"] == 2
+    assert model.components["guidance"].scale == 1.5
+    assert model.components["sampler"] == samplers.build({"name": "ddim", "eta": 0.5})
+    assert model.hash == load_model(folder).hash
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("dit.name=acme", "dit has weights of 'video_dit', so it cannot be 'acme'"),
+        ("dit.atention=window", "atention"),
+        ("ditt.depth=2", "ditt is no component of .*dit"),
+        ("text.third.width=4", "text.third is no component"),
+        ("dit=3", "dit is no component"),
+        ("dit.width=64", "another architecture: mismatched final_table"),
+    ],
+)
+def test_settings_that_fit_no_component(folder, word, message):
+    with pytest.raises(ConfigError, match=message):
+        load_model(folder, settings=[word])
+
+
 def test_the_folder_holds_text_and_safetensors_only_and_every_setting(folder):
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     weights = {f"{key}/model.safetensors" for key in ("vae", "text.main", "text.second", "dit")}

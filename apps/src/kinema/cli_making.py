@@ -18,6 +18,9 @@ NoiseSeed = Annotated[int, typer.Option("--seed", help="Seed of the noise.")]
 StepCache = Annotated[
     float, typer.Option(min=0, help="Reuse the transformer's output until it has changed by this share; 0: never.")
 ]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Over the model's: --set dit.attention=window")
+]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What is to be seen.")]
 Video = Annotated[str, typer.Argument(metavar="VIDEO", help="The given video; it keeps its size and frame rate.")]
 Context = Annotated[int, typer.Option(min=1, help="Latent frames that the new ones go on from.")]
@@ -37,6 +40,7 @@ def generate(
     preview: Annotated[bool, typer.Option("--preview", help="First at half the size; the rest follows it.")] = False,
     steps: Steps = None,
     step_cache: StepCache = 0,
+    settings: Set = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
@@ -44,7 +48,7 @@ def generate(
     from kinema.generate import Sizes, generate_command
 
     sizes = Sizes(frames, height, width, frame_rate, window, context)
-    _tell(generate_command(_making(model, out, steps, step_cache, seed), prompts, sizes, preview=preview))
+    _tell(generate_command(_making(model, out, steps, step_cache, seed, settings), prompts, sizes, preview=preview))
 
 
 def image(
@@ -54,13 +58,14 @@ def image(
     width: Width = 32,
     steps: Steps = None,
     step_cache: StepCache = 0,
+    settings: Set = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
     """Make images from prompts: png files."""
     from kinema.generate import Sizes, generate_command
 
-    _tell(generate_command(_making(model, out, steps, step_cache, seed), prompts, Sizes(1, height, width)))
+    _tell(generate_command(_making(model, out, steps, step_cache, seed, settings), prompts, Sizes(1, height, width)))
 
 
 def animate(
@@ -72,13 +77,14 @@ def animate(
     at: Annotated[str, typer.Option(metavar="first|middle|last", help="When the image is seen.")] = "first",
     steps: Steps = None,
     step_cache: StepCache = 0,
+    settings: Set = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
     """Make a video that begins with an image, ends in it or passes by it."""
     from kinema.generate import animate_command
 
-    making = _making(model, out, steps, step_cache, seed)
+    making = _making(model, out, steps, step_cache, seed, settings)
     _tell(animate_command(making, image, prompt, frames=frames, frame_rate=frame_rate, at=at))
 
 
@@ -93,6 +99,7 @@ def extend(
     context: Context = 2,
     steps: Steps = None,
     step_cache: StepCache = 0,
+    settings: Set = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
@@ -100,7 +107,7 @@ def extend(
     from kinema.task_commands import extend_command
 
     sides = {"before": backward or both, "after": forward or both or not backward}
-    making = _making(model, out, steps, step_cache, seed)
+    making = _making(model, out, steps, step_cache, seed, settings)
     _tell([extend_command(making, video, prompt, frames=frames, context=context, **sides)])
 
 
@@ -112,13 +119,14 @@ def loop(
     context: Context = 2,
     steps: Steps = None,
     step_cache: StepCache = 0,
+    settings: Set = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
     """Lead a video's end back to its beginning, so that it can be shown without end."""
     from kinema.task_commands import loop_command
 
-    making = _making(model, out, steps, step_cache, seed)
+    making = _making(model, out, steps, step_cache, seed, settings)
     _tell([loop_command(making, video, prompt, frames=frames, context=context)])
 
 
@@ -131,13 +139,14 @@ def connect(
     context: Context = 2,
     steps: Steps = None,
     step_cache: StepCache = 0,
+    settings: Set = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
     """Lead from one video to another."""
     from kinema.task_commands import connect_command
 
-    making = _making(model, out, steps, step_cache, seed)
+    making = _making(model, out, steps, step_cache, seed, settings)
     _tell([connect_command(making, first, second, prompt, frames=frames, context=context)])
 
 
@@ -151,13 +160,14 @@ def edit(
     width: Annotated[int | None, typer.Option(min=1, help="Paint beyond the frame, to so many columns.")] = None,
     steps: Steps = None,
     step_cache: StepCache = 0,
+    settings: Set = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
     """Change a video or an image towards a prompt: all of it, a region, or beyond its frame (with --strength 1)."""
     from kinema.task_commands import edit_command
 
-    making = _making(model, out, steps, step_cache, seed)
+    making = _making(model, out, steps, step_cache, seed, settings)
     _tell([edit_command(making, video, prompt, strength=strength, mask=mask, height=height, width=width)])
 
 
@@ -180,10 +190,11 @@ COMMANDS = (generate, image, animate, extend, loop, connect, edit, reproduce)
 
 
 def _making(*values: Any) -> Any:
-    """`kinema.making.Making`, imported when a command runs."""
+    """`kinema.making.Making` of its attributes, imported when a command runs; None of settings means none."""
     from kinema.making import Making
 
-    return Making(*values)
+    *others, settings = values
+    return Making(*others, settings or ())
 
 
 def _tell(written: Iterable[Any]) -> None:

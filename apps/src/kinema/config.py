@@ -167,10 +167,10 @@ def _merge(values: dict[str, Any], layer: Mapping[str, Any], schema: type, secti
         if "set" in metadata:
             nodes = dict(values.get(key) or {})
             for label, node in _mapping(value, where, "label: {name: ...}").items():
-                nodes[label] = _merge_node(nodes.get(label), node, f"{where}.{label}")
+                nodes[label] = merge_node(nodes.get(label), node, f"{where}.{label}")
             values[key] = {label: node for label, node in nodes.items() if node is not None}
         elif "kind" in metadata:
-            values[key] = _merge_node(values.get(key), value, where)
+            values[key] = merge_node(values.get(key), value, where)
         elif inner and value is not None:
             values[key] = values.get(key) or _defaults(inner)
             _merge(values[key], _mapping(value, where, "a section"), inner, f"{where}.")
@@ -178,7 +178,8 @@ def _merge(values: dict[str, Any], layer: Mapping[str, Any], schema: type, secti
             values[key] = value
 
 
-def _merge_node(node: Node | None, layer: Any, where: str) -> Node | None:
+def merge_node(node: Node | None, layer: Any, where: str) -> Node | None:
+    """A component node with a layer over it: one that sets `name` drops the other keys. `where` is for the error."""
     if layer is None:
         return None
     _mapping(layer, where, f"a component: write {where}.name={layer}")
@@ -186,7 +187,7 @@ def _merge_node(node: Node | None, layer: Any, where: str) -> Node | None:
     for key, value in layer.items():
         earlier = merged.get(key)
         nested = isinstance(value, Mapping) and isinstance(earlier, Mapping)
-        merged[key] = _merge_node(dict(earlier), value, f"{where}.{key}") if nested else value
+        merged[key] = merge_node(dict(earlier), value, f"{where}.{key}") if nested else value
     return merged
 
 

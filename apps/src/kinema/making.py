@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Making:
         steps: of the sampler; None: the model's number.
         step_cache: see `Pipeline`.
         seed: of the noise.
+        settings: over those of the model's folder, such as "dit.attention=window".
     """
 
     model: str
@@ -34,13 +35,14 @@ class Making:
     steps: int | None = None
     step_cache: float = 0.0
     seed: int = 0
+    settings: Sequence[str] = ()
 
     def pipeline(self) -> Pipeline:
         """The model. UserError: a step cache below 0."""
         if self.step_cache < 0:
             raise UserError(f"a step cache of {self.step_cache} is below 0, where every step is computed")
         changes = {} if self.steps is None else {"num_steps": self.steps}
-        return Pipeline.load(self.model, step_cache=self.step_cache, **changes)
+        return Pipeline.load(self.model, step_cache=self.step_cache, settings=self.settings, **changes)
 
     def write(self, pipeline: Pipeline, clip: Clip, **facts: Any) -> Path:
         """Write a clip; the file says these facts and how it was made."""
@@ -63,6 +65,7 @@ class Making:
             "guidance": repr(pipeline.guidance),
             "steps": pipeline.num_steps,
             "step_cache": pipeline.step_cache,
+            "settings": list(self.settings),
             "model": Path(self.model).name,
             "model_hash": pipeline.hash,
         }

@@ -20,12 +20,12 @@ from typing import Any
 
 import fsspec
 import yaml
-from kinema_core import Registry
+from kinema_core import Registry, nearest
 from safetensors.torch import save_file
 from torch import nn
 
 from kinema.components import FROM, WIDTHS, build, derived_widths, load_weights, registries
-from kinema.config import Node
+from kinema.config import Node, merge_node, parse_words
 from kinema.errors import ConfigError
 from kinema.yaml_text import read_file
 
@@ -90,19 +90,24 @@ def save_model(
     return folder
 
 
-def load_model(source: str | Path, *, require: Sequence[str] = (), check_versions: bool = True) -> Model:
+def load_model(
+    source: str | Path, *, require: Sequence[str] = (), check_versions: bool = True, settings: Sequence[str] = ()
+) -> Model:
     """Build the components of a model folder, modules in eval mode on the CPU.
 
     Args:
         source: a path or an fsspec URL; hf://owner/name is a repository of Hugging Face.
         require: kinds that have to be in it.
         check_versions: refuse components saved by another minor version (major from 1.0 on); False only warns.
+        settings: over those of the folder, as ["dit.attention=window", "sampler.name=euler"]; the name only of what
+            has no weights.
 
     Raises:
-        ConfigError: no model folder, a component missing or not installed, other weights or another version.
+        ConfigError: no model folder, a component missing or not installed, other weights or another version, or a
+            setting of no component.
     """
     with _fetched(str(source)) as (folder, content):
-        entries = content["components"]
+        entries = _changed(content["components"], settings, source)
         for kind in require:
             if not any(_kind(key) == kind for key in entries):
                 raise ConfigError(f"{source} has no {kind} component; it has {', '.join(entries) or 'none'}")
@@ -121,6 +126,35 @@ def model_hash(source: str | Path) -> str:
     """The hash that `load_model` gives, without building anything."""
     with _fetched(str(source)) as (folder, content):
         return _hash(folder, content["components"])
+
+
+def _changed(entries: Mapping[str, Any], words: Sequence[str], source: str | Path) -> dict[str, Any]:
+    """The entries with settings over those of the folder."""
+    changed = dict(entries)
+    for key, layer in _by_component(parse_words(words), entries, source).items():
+        entry = entries[key]
+        node = merge_node({"name": entry["name"], **entry["settings"]}, layer, key)
+        name = node.pop("name")
+        changed[key] = {**entry, "name": name, "settings": node}
+        if name != entry["name"]:
+            if entry["weights"]:
+                raise ConfigError(f"{source}: {key} has weights of {entry['name']!r}, so it cannot be {name!r}")
+            distribution, version = registries()[_kind(key)].origin(name)
+            changed[key] |= {"distribution": distribution, "version": version}
+    return changed
+
+
+def _by_component(
+    layer: Mapping[str, Any], entries: Mapping[str, Any], source: str | Path, where: str = ""
+) -> dict[str, Mapping[str, Any]]:
+    """{"text": {"main": {...}}, "dit": {...}} -> {"text.main": {...}, "dit": {...}}."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for part, value in layer.items():
+        key = where + part
+        if not isinstance(value, Mapping) or not (key in entries or any(e.startswith(f"{key}.") for e in entries)):
+            raise ConfigError(f"{key} is no component of {source}{nearest(key, entries)}; it has {', '.join(entries)}")
+        found |= {key: value} if key in entries else _by_component(value, entries, source, f"{key}.")
+    return found
 
 
 def _saved(temporary: Path, key: str, node: Node, component: Any) -> dict[str, Any]:

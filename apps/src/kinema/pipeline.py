@@ -94,18 +94,21 @@ class Pipeline:
     hash: str = ""
 
     @classmethod
-    def load(cls, folder: str, *, device: torch.device | str | None = None, **changes: Any) -> "Pipeline":
+    def load(
+        cls, folder: str, *, device: torch.device | str | None = None, settings: Sequence[str] = (), **changes: Any
+    ) -> "Pipeline":
         """Build the model of a folder or fsspec URL (hf:// too), in evaluation mode.
 
         Args:
             folder: as `kinema train dit` wrote it.
             device: where to compute; None: on an accelerator where there is one.
+            settings: over those of the folder, as of `load_model`.
             changes: `sampler`, `guidance`, `num_steps` in place of the folder's, `step_cache`.
 
         Raises:
             ConfigError: no model folder, or a component of it is missing.
         """
-        saved = load_model(folder, require=["vae", "dit", "diffusion", "sampler", "guidance"])
+        saved = load_model(folder, require=["vae", "dit", "diffusion", "sampler", "guidance"], settings=settings)
         parts = {
             "sampler": saved.components["sampler"],
             "guidance": saved.components["guidance"],

@@ -26,7 +26,8 @@ def reproduce_command(file: str, model: str, *, out: str) -> tuple[Path, int]:
         raise UserError(f"{file} does not say how it was made: {', '.join(missing)} not in its metadata")
     if "task" in facts:
         raise UserError(f"{file} was made by `kinema {facts['task']}` from {facts['source']}: run that command again")
-    making = Making(model, out, facts["steps"], facts.get("step_cache", 0.0), facts["seed"])
+    cache, settings = facts.get("step_cache", 0.0), facts.get("settings", ())
+    making = Making(model, out, facts["steps"], cache, facts["seed"], settings)
     pipeline = making.pipeline()
     if pipeline.hash != facts["model_hash"]:
         raise UserError(f"{file} was made by model {facts['model_hash'][:12]}, {model} is {pipeline.hash[:12]}")
