@@ -94,6 +94,9 @@ def make_world(
     clips: Annotated[int, typer.Option(min=1, help="How many.")] = 1000,
     split: Annotated[str | None, typer.Option(help="Evaluation prompts of this split in place of a world.")] = None,
     sizes: Annotated[str, typer.Option(help="Frames x height x width of the prompts' clips.")] = "9x32x32",
+    frame_rate: Annotated[
+        float | None, typer.Option("--fps", min=0.1, help="Frames per second of the prompts' clips; else 8, 12 or 16.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     scale: Annotated[int, typer.Option(min=1, help="Multiplies every length; 2: frames of 64 pixels and more.")] = 1,
@@ -108,7 +111,8 @@ def make_world(
     from kinema.made_world import make_world_command
 
     look = {"texture": texture, "noise": noise, "camera": camera}
-    make_world_command(out, clips=clips, split=split, sizes=sizes, workers=workers, seed=seed, scale=scale, look=look)
+    of_prompts = {"split": split, "sizes": sizes, "frame_rate": frame_rate}
+    make_world_command(out, clips=clips, **of_prompts, workers=workers, seed=seed, scale=scale, look=look)
 
 
 def _train_command(kind: str, summary: str) -> None:

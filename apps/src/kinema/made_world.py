@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from kinema_data.worlds import Look, make_prompts, make_world
+from kinema_data.worlds import FRAME_RATES, Look, make_prompts, make_world
 from rich.progress import Progress
 
 from kinema.sizes import parse_size
@@ -14,12 +14,16 @@ def make_world_command(
     clips: int,
     split: str | None,
     sizes: str,
+    frame_rate: float | None,
     workers: int,
     seed: int,
     scale: int,
     look: Mapping[str, float],
 ) -> None:
-    """A world of all splits; with `split` evaluation prompts of it and their clips, at `sizes` in turn."""
+    """A world of all splits; with `split` evaluation prompts of it and their clips, at `sizes` in turn.
+
+    Their frame rate is drawn from the world's, unless it is given.
+    """
     shared = {"num_clips": clips, "seed": seed, "scale": scale, "look": Look(**look)}
     with Progress(transient=True) as progress:
         bar = progress.add_task("clips", total=clips)
@@ -31,5 +35,6 @@ def make_world_command(
             make_world(out, num_workers=workers, progress=advance, **shared)
         else:
             wanted = [parse_size(size) for size in sizes.split(",")]
-            make_prompts(out, split=split, sizes=wanted, progress=advance, **shared)
+            rates = FRAME_RATES if frame_rate is None else [frame_rate]
+            make_prompts(out, split=split, sizes=wanted, frame_rates=rates, progress=advance, **shared)
     print(f"wrote {clips} clips, manifest.jsonl and world.json to {out}")

@@ -15,7 +15,7 @@ import torch
 from kinema_data.video import write_image, write_video
 from kinema_data.worlds.look import Look
 from kinema_data.worlds.render import render_frames
-from kinema_data.worlds.scenes import Scene, draw_scene, prompts
+from kinema_data.worlds.scenes import FRAME_RATES, Scene, draw_scene, prompts
 from kinema_data.worlds.world import World
 
 #: Shares of the clips in each split.
@@ -64,6 +64,7 @@ def make_prompts(
     split: str,
     seed: int = 0,
     sizes: Sequence[tuple[int, int, int]] = ((9, 32, 32),),
+    frame_rates: Sequence[float] = FRAME_RATES,
     scale: int = 1,
     look: Look | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -75,6 +76,7 @@ def make_prompts(
         num_clips: how many.
         split: whose combinations of colour, shape and motion.
         sizes: (frames, height, width), taken in turn.
+        frame_rates: one is drawn for each clip.
         scale, look: of the world; frame sizes are given in pixels, whatever the scale.
         progress: called with clips written and clips in all.
 
@@ -82,7 +84,7 @@ def make_prompts(
         The folder.
     """
     world = World(scale, look or Look())
-    scenes = prompts(world, split, num_clips, seed, sizes=sizes)
+    scenes = prompts(world, split, num_clips, seed, sizes=sizes, frame_rates=frame_rates)
     jobs = [partial(list, scenes[start : start + _CHUNK]) for start in range(0, num_clips, _CHUNK)]
     return _write_folder(Path(out), world, jobs, num_clips, 1, progress)
 
