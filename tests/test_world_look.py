@@ -1,6 +1,8 @@
-"""The judge of made worlds reads clips with texture, noise and a panning camera as it reads flat ones."""
+"""The judge of made worlds reads texture, noise, a panning camera and every style as it reads flat clips."""
 
+import pytest
 from kinema_data.worlds import Look, World, prompts, render
+from kinema_data.worlds.world import STYLES
 from kinema_metrics import WorldAccuracy
 
 
@@ -10,3 +12,22 @@ def test_the_judge_sees_through_texture_noise_and_a_pan():
         metric = WorldAccuracy(world.to_dict())
         metric.update(render(prompts(world, "report", 150, 0, sizes=[size])))
         assert metric.compute()["all"] >= 0.97
+
+
+@pytest.mark.parametrize(("scale", "sizes"), [(1, [(9, 32, 32), (1, 32, 48)]), (2, [(5, 80, 64)])])
+def test_the_judge_tells_all_styles_apart_and_reads_the_rest_through_them(scale, sizes):
+    world = World(scale, styles=STYLES)
+    clips = render(prompts(world, "report", 160, 0, sizes=sizes))
+    assert {clip.meta["style"] for clip in clips} == set(STYLES)
+    metric = WorldAccuracy(world.to_dict())
+    metric.update(clips)
+    found = metric.compute()
+    assert found["style"] >= 0.98 and found["all"] >= 0.97
+    wrong = [
+        type(clip)(clip.id, clip.video, clip.frame_rate, clip.captions, {**clip.meta, "style": "flat"})
+        for clip in clips
+        if clip.meta["style"] != "flat"
+    ]
+    metric.reset()
+    metric.update(wrong)
+    assert metric.compute()["style"] <= 0.02

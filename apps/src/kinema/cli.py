@@ -103,6 +103,7 @@ def make_world(
     texture: Annotated[float, typer.Option(min=0, help="Strength of the patterns, in levels of 255.")] = 0,
     noise: Annotated[float, typer.Option(min=0, help="Deviation of the camera's noise, in levels of 255.")] = 0,
     camera: Annotated[float, typer.Option(min=0, help="Pixels a second that the background passes by.")] = 0,
+    styles: Annotated[str, typer.Option(help="How objects are drawn: flat,outline,textured,pixelated.")] = "flat",
 ) -> None:
     """Write a dataset of captioned clips of moving shapes, with exact ground truth.
 
@@ -110,9 +111,9 @@ def make_world(
     """
     from kinema.made_world import make_world_command
 
-    look = {"texture": texture, "noise": noise, "camera": camera}
+    look = {"look": {"texture": texture, "noise": noise, "camera": camera}, "styles": styles}
     of_prompts = {"split": split, "sizes": sizes, "frame_rate": frame_rate}
-    make_world_command(out, clips=clips, **of_prompts, workers=workers, seed=seed, scale=scale, look=look)
+    make_world_command(out, clips=clips, **of_prompts, workers=workers, seed=seed, scale=scale, **look)
 
 
 def _train_command(kind: str, summary: str) -> None:

@@ -19,12 +19,13 @@ def make_world_command(
     seed: int,
     scale: int,
     look: Mapping[str, float],
+    styles: str,
 ) -> None:
     """A world of all splits; with `split` evaluation prompts of it and their clips, at `sizes` in turn.
 
     Their frame rate is drawn from the world's, unless it is given.
     """
-    shared = {"num_clips": clips, "seed": seed, "scale": scale, "look": Look(**look)}
+    shared = {"num_clips": clips, "seed": seed, "scale": scale, "look": Look(**look), "styles": styles.split(",")}
     with Progress(transient=True) as progress:
         bar = progress.add_task("clips", total=clips)
 

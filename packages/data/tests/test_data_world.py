@@ -21,10 +21,10 @@ from kinema_data.worlds import (
     render,
     render_frames,
 )
-from kinema_data.worlds.captions import MOTION_WORDS, SIZE_WORDS
-from kinema_data.worlds.render import coverage
+from kinema_data.worlds.captions import MOTION_WORDS, SIZE_WORDS, STYLE_WORDS
+from kinema_data.worlds.render import coverage, styled_coverage
 from kinema_data.worlds.tracks import fits
-from kinema_data.worlds.world import BACKGROUNDS, COLOURS, DIRECTIONS, MOTIONS, SHAPES, SIZES, SPLITS, extents
+from kinema_data.worlds.world import BACKGROUNDS, COLOURS, DIRECTIONS, MOTIONS, SHAPES, SIZES, SPLITS, STYLES, extents
 
 WORLD = World()
 ALL_SIZES = [*TRAIN_SIZES, (9, 40, 40), (13, 24, 56), (9, 64, 32), (17, 32, 48), (25, 32, 32)]
@@ -174,6 +174,46 @@ def test_pixels_agree_with_the_outline(shape):
     for axis, middle in ((0, centre[0]), (1, centre[1])):
         mass = drawn.sum(axis)
         assert abs((mass * (torch.arange(size) + 0.5)).sum() / mass.sum() - middle) < 0.05, "centre of area"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_styles_are_drawn_as_the_laws_say(shape):
+    laws, place = WORLD.laws, (torch.tensor([15.2, 16.7]), torch.tensor(9.0), 32, 36)
+    flat = coverage(shape, *place)
+    drawn = {style: styled_coverage(style, WORLD, shape, *place) for style in STYLES}
+    assert torch.equal(drawn["flat"], flat)
+    assert all(((cover >= 0) & (cover <= 1)).all() for cover in drawn.values())
+    # An outline is what a shape that is smaller by its line's width leaves of the whole one.
+    hole = flat - drawn["outline"]
+    assert drawn["outline"].max() > 0.99 and 0.15 * flat.sum() < hole.sum() < 0.8 * flat.sum()
+    inradius = {"circle": 1.0, "square": 0.95, "triangle": 0.75, "cross": 0.42}[shape]
+    if shape in ("circle", "square"):
+        smaller = coverage(shape, place[0], place[1] - laws.line / inradius, *place[2:])
+        assert (hole - smaller).abs().max() < 1e-5
+    # Stripes are whole, the gaps between them as thin as the laws say, and both are as wide.
+    inside = drawn["textured"][flat == 1]
+    assert inside.min() == pytest.approx(laws.gap) and inside.max() == pytest.approx(1.0)
+    assert inside.mean() == pytest.approx((1 + laws.gap) / 2, abs=0.06)
+    shifted = styled_coverage("textured", WORLD, shape, place[0] + 3, *place[1:])
+    assert (shifted[3:, 3:] - drawn["textured"][:-3, :-3]).abs().max() < 1e-5, "fixed to the object"
+    # Blocks are constant and keep the area; at the frame's end they are cut.
+    blocks = drawn["pixelated"]
+    assert blocks.sum() == pytest.approx(flat.sum().item(), rel=1e-4)
+    assert torch.equal(blocks[:30, :36].unflatten(0, (10, 3)).unflatten(2, (12, 3)).amax((1, 3)), blocks[:30:3, ::3])
+    assert blocks.shape == flat.shape
+
+
+def test_a_world_with_styles_says_so_and_a_flat_one_is_as_before():
+    flat, styled = World(), World(styles=STYLES)
+    assert "style" not in draw_scene(flat, "train", 0, 3).attributes
+    scenes = [draw_scene(styled, "train", 0, index) for index in range(200)]
+    assert {scene.attributes["style"] for scene in scenes} == set(STYLES)
+    for scene in scenes:
+        words = STYLE_WORDS[scene.attributes["style"]]
+        for caption in scene.captions.values():
+            assert any(word in caption for word in words) == ("style" in scene.stated)
+    with pytest.raises(ValueError, match="shaded; give some of flat, outline"):
+        World(styles=("shaded",))
 
 
 def test_frames_show_colour_on_background_at_the_recorded_place():

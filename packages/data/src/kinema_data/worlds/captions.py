@@ -8,6 +8,13 @@ from random import Random
 
 SIZE_WORDS = {"small": ("small", "little"), "medium": ("medium", "medium-sized"), "large": ("large", "big")}
 
+STYLE_WORDS = {
+    "flat": ("flat", "plain"),
+    "outline": ("outlined", "hollow"),
+    "textured": ("striped", "textured"),
+    "pixelated": ("pixelated", "blocky"),
+}
+
 
 def _straight(where: str, towards: str) -> tuple[str, ...]:
     return f"moves {where}", f"goes {where}", f"slides {where}", f"moves {towards}", f"drifts {towards}"
@@ -30,14 +37,14 @@ MOTION_WORDS = {
 }
 GROUND_WORDS = ("on a {} background", "against a {} background", "in front of a {} background", "over a {} background")
 #: Attributes that a caption may leave out; colour and shape are always named.
-OPTIONAL = ("size", "motion", "background")
+OPTIONAL = ("size", "motion", "background", "style")
 
 
 def draw_captions(attributes: Mapping[str, str], stated: Collection[str], place: str, random: Random) -> dict[str, str]:
     """A short and a descriptive caption.
 
     Args:
-        attributes: colour, shape, size, motion ("none" for an image) and background.
+        attributes: colour, shape, size, motion ("none" for an image), background and style, if the world has styles.
         stated: the attributes to name.
         place: where the shape is at first, such as "at the upper left"; only the descriptive form tells.
         random: chooses the wording.
@@ -53,7 +60,8 @@ def draw_captions(attributes: Mapping[str, str], stated: Collection[str], place:
 
 def _thing(attributes: Mapping[str, str], stated: Collection[str], random: Random) -> str:
     size = [_pick(SIZE_WORDS[attributes["size"]], random)] if "size" in stated else []
-    words = " ".join([*size, attributes["colour"], attributes["shape"]])
+    style = [_pick(STYLE_WORDS[attributes["style"]], random)] if "style" in stated else []
+    words = " ".join([*size, *style, attributes["colour"], attributes["shape"]])
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

@@ -1,5 +1,7 @@
 """The made world as a data set that renders its clips when asked."""
 
+from collections.abc import Sequence
+
 from kinema_core import Clip, ClipDataset, ClipInfo
 
 from kinema_data.worlds.look import Look
@@ -19,6 +21,7 @@ class ShapesDataset(ClipDataset):
         texture: strength of the patterns on object and background, in levels of 255; see `Look`.
         noise: deviation of what every value is off by, in levels of 255.
         camera: pixels at scale 1 a second that the background passes by.
+        styles: how objects are drawn: flat, outline, textured, pixelated.
     """
 
     def __init__(
@@ -31,10 +34,11 @@ class ShapesDataset(ClipDataset):
         texture: float = 0.0,
         noise: float = 0.0,
         camera: float = 0.0,
+        styles: Sequence[str] = ("flat",),
     ) -> None:
         if num_clips < 1:
             raise ValueError(f"num_clips must be at least 1, got {num_clips}")
-        self.world = World(scale, Look(texture, noise, camera))
+        self.world = World(scale, Look(texture, noise, camera), tuple(styles))
         self.world.triples(split)
         self.num_clips, self.seed, self.split = num_clips, seed, split
 

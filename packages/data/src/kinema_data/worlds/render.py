@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import torch
 from kinema_core import Clip
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kinema_data.worlds.scenes import Scene
-from kinema_data.worlds.world import BACKGROUNDS, COLOURS, SHAPES
+from kinema_data.worlds.world import BACKGROUNDS, COLOURS, SHAPES, World
 
 
 def render(scenes: Sequence[Scene]) -> list[Clip]:
@@ -31,22 +32,23 @@ def render(scenes: Sequence[Scene]) -> list[Clip]:
 
 def render_frames(scenes: Sequence[Scene]) -> list[Tensor]:
     """The pixels of some scenes, one uint8 (T, H, W, 3) each."""
-    groups: dict[tuple[str, int, int, int], list[int]] = defaultdict(list)
+    groups: dict[tuple[str, str, int, int, int], list[int]] = defaultdict(list)
     for i, scene in enumerate(scenes):
-        groups[scene.attributes["shape"], scene.frames, scene.height, scene.width].append(i)
+        style = scene.attributes.get("style", "flat")
+        groups[scene.attributes["shape"], style, scene.frames, scene.height, scene.width].append(i)
     videos: list[Tensor] = [torch.empty(0)] * len(scenes)
-    for (shape, _, height, width), members in groups.items():
+    for (shape, style, _, height, width), members in groups.items():
         group = [scenes[i] for i in members]
-        for i, video in zip(members, _render_group(group, shape, height, width), strict=True):
+        for i, video in zip(members, _render_group(group, shape, style, height, width), strict=True):
             videos[i] = video
     return videos
 
 
-def _render_group(scenes: Sequence[Scene], shape: str, height: int, width: int) -> Tensor:
-    """uint8 (K, T, H, W, 3)."""
+def _render_group(scenes: Sequence[Scene], shape: str, style: str, height: int, width: int) -> Tensor:
+    """uint8 (K, T, H, W, 3), scenes of one world."""
     centre = torch.tensor([scene.positions for scene in scenes])  # (K, T, 2)
     radius = torch.tensor([scene.radii for scene in scenes])  # (K, T)
-    cover = coverage(shape, centre, radius, height, width)  # (K, T, H, W)
+    cover = styled_coverage(style, scenes[0].world, shape, centre, radius, height, width)  # (K, T, H, W)
     colour, ground = (
         torch.tensor([table[scene.attributes[name]] for scene in scenes], dtype=torch.float32)[:, None, None, None]
         for table, name in ((COLOURS, "colour"), (BACKGROUNDS, "background"))
@@ -73,6 +75,34 @@ def coverage(shape: str, centre: Tensor, radius: Tensor, height: int, width: int
     x = torch.arange(width) + 0.5 - centre[..., :1]  # (..., W)
     y = torch.arange(height) + 0.5 - centre[..., 1:]  # (..., H)
     return (0.5 - _distance(shape, x, y, radius[..., None])).clamp_(0, 1)
+
+
+def styled_coverage(
+    style: str, world: World, shape: str, centre: Tensor, radius: Tensor, height: int, width: int
+) -> Tensor:
+    """`coverage` of an object drawn in a style of `STYLES`."""
+    laws, scale = world.laws, world.scale
+    cover = coverage(shape, centre, radius, height, width)
+    if style == "outline":
+        x = torch.arange(width) + 0.5 - centre[..., :1]
+        y = torch.arange(height) + 0.5 - centre[..., 1:]
+        inner = _distance(shape, x, y, radius[..., None]) + laws.line * scale
+        return cover - (0.5 - inner).clamp_(0, 1)
+    if style == "textured":
+        x = torch.arange(width) + 0.5 - centre[..., :1]
+        y = torch.arange(height) + 0.5 - centre[..., 1:]
+        period = laws.stripe * scale
+        across = (x[..., None, :] + y[..., :, None]) / 2**0.5  # fixed to the object
+        from_stripe = (torch.remainder(across + period / 2, period) - period / 2).abs()
+        return cover * torch.lerp(
+            torch.tensor(laws.gap), torch.tensor(1.0), (0.5 + period / 4 - from_stripe).clamp(0, 1)
+        )
+    if style == "pixelated":
+        side = laws.block * scale
+        rest = (0, -width % side, 0, -height % side)
+        blocks = pad(cover, rest).unflatten(-2, (-1, side)).unflatten(-1, (-1, side)).mean((-3, -1))
+        return blocks.repeat_interleave(side, -2).repeat_interleave(side, -1)[..., :height, :width]
+    return cover
 
 
 def _distance(shape: str, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Scene:
     Attributes:
         id: unique within its data set.
         split: train, choose or report.
-        attributes: colour, shape, size, motion ("none" for an image), background.
+        attributes: colour, shape, size, motion ("none" for an image), background, and style where the world has styles.
         frames, height, width, frame_rate: the clip's size in pixels and frames per second.
         positions: (x, y) of the centre of area in each frame, in pixels; pixel i covers [i, i + 1].
         radii: in each frame, in pixels.
@@ -82,7 +82,7 @@ def draw_scene(world: World, split: str, seed: int, index: int) -> Scene:
     frames, height, width = _weighted(TRAIN_SIZES, random)
     colour, shape, motion = _choice(world.triples(split), random)
     size = _choice(list(SIZES), random)
-    stated = [name for name in OPTIONAL if random.random() >= DROP]
+    stated = [name for name in _optional(world) if random.random() >= DROP]
     return _scene(
         world,
         f"{split}-{index:06d}",
@@ -130,7 +130,7 @@ def prompts(
                 (colour, shape, size, motion if frames > 1 else NO_MOTION),
                 clip,
                 _choice(frame_rates, random),
-                OPTIONAL,
+                _optional(world),
                 random,
             )
         )
@@ -180,6 +180,8 @@ def _scene(
     frames, height, width = clip
     background = _choice(list(BACKGROUNDS), random)
     attributes = {"colour": colour, "shape": shape, "size": size, "motion": motion, "background": background}
+    if world.styled:
+        attributes["style"] = _choice(world.styles, random)
     radius = SIZES[size] * (1 + world.laws.jitter * random.uniform(-1, 1))
     positions, radii = draw_track(
         world, shape, radius, motion, frames=frames, frame_rate=frame_rate, height=height, width=width, random=random
@@ -190,6 +192,11 @@ def _scene(
     named = ["colour", "shape", *stated]
     clip_of = (attributes, frames, height, width, frame_rate, positions, radii, captions, named)
     return Scene(name, split, *clip_of, world=world, seed=random.getrandbits(63))
+
+
+def _optional(world: World) -> tuple[str, ...]:
+    """The attributes that a caption may leave out."""
+    return OPTIONAL if world.styled else tuple(name for name in OPTIONAL if name != "style")
 
 
 def _place(position: Point, height: int, width: int) -> str:

@@ -53,6 +53,8 @@ MOTIONS = (*DIRECTIONS, "bounce", "orbit", "grow", "shrink", "still")
 #: The motion of an image.
 NO_MOTION = "none"
 SPLITS = ("train", "choose", "report")
+#: How the object can be drawn: filled, as a line along its edge, with stripes of less cover, or in coarse blocks.
+STYLES = ("flat", "outline", "textured", "pixelated")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class Laws:
     sweep: tuple[float, float] = (270.0, 360.0)  # degrees of an orbit in one clip
     growth: float = 4 / 3  # grow: radius from 1/growth to growth times the class's; shrink: back
     margin: float = 0.5  # the shape keeps this far from the frame's edge
+    line: float = 1.6  # width of an outline
+    stripe: float = 5.0  # from one stripe of a texture to the next
+    gap: float = 0.6  # share of a pixel that the object covers between stripes
+    block: int = 3  # side of the blocks of a pixelated object
 
 
 @dataclass(frozen=True)
@@ -77,12 +83,16 @@ class World:
     Attributes:
         scale: whole number that multiplies every length.
         look: how it is painted.
+        styles: of `STYLES`, how objects can be drawn. Where it is not only flat, it is one more attribute.
     """
 
     scale: int = 1
     look: Look = field(default_factory=Look)
+    styles: tuple[str, ...] = ("flat",)
 
     def __post_init__(self) -> None:
+        if not self.styles or not set(self.styles) <= set(STYLES):
+            raise ValueError(f"styles are {', '.join(self.styles) or 'none'}; give some of {', '.join(STYLES)}")
         if self.scale < 1 or self.scale != int(self.scale):
             raise ValueError(f"scale must be a whole number from 1, got {self.scale}")
 
@@ -90,6 +100,11 @@ class World:
     def laws(self) -> Laws:
         """Speeds, distances and their bounds."""
         return Laws()
+
+    @property
+    def styled(self) -> bool:
+        """Whether the style is an attribute."""
+        return self.styles != ("flat",)
 
     def split_of(self, colour: str, shape: str, motion: str) -> str:
         """The split that owns a combination of colour, shape and motion."""
@@ -108,6 +123,7 @@ class World:
             "version": 1,
             "scale": self.scale,
             "look": vars(self.look),
+            "styles": list(self.styles),
             "colours": {name: list(rgb) for name, rgb in COLOURS.items()},
             "backgrounds": {name: list(rgb) for name, rgb in BACKGROUNDS.items()},
             "shapes": SHAPES,

@@ -31,20 +31,22 @@ def make_world(
     seed: int = 0,
     scale: int = 1,
     look: Look | None = None,
+    styles: Sequence[str] = ("flat",),
     splits: Mapping[str, float] | None = None,
     num_workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a made world to a new folder: `clips/`, `manifest.jsonl`, `world.json`.
 
-    The content is a function of (num_clips, seed, scale, look, splits), not of the number of workers. The folder is
-    written under a temporary name and renamed when it is whole.
+    The content is a function of (num_clips, seed, scale, look, styles, splits), not of the number of workers. The
+    folder is written under a temporary name and renamed when it is whole.
 
     Args:
         out: the folder; it must not exist, or be empty.
         num_clips: of all splits together.
         scale: whole number that multiplies every length.
         look: how clips are painted; None: flat colours.
+        styles: how objects are drawn, see `World`.
         splits: share of the clips in each of train, choose and report; None: 90 %, 5 %, 5 %.
         num_workers: processes. More than one needs a main module that can be imported (a guarded `__main__`).
         progress: called with clips written and clips in all.
@@ -52,7 +54,7 @@ def make_world(
     Returns:
         The folder.
     """
-    world = World(scale, look or Look())
+    world = World(scale, look or Look(), tuple(styles))
     jobs = _jobs(world, seed, _counts(num_clips, splits or DEFAULT_SPLITS))
     return _write_folder(Path(out), world, jobs, num_clips, num_workers, progress)
 
@@ -67,6 +69,7 @@ def make_prompts(
     frame_rates: Sequence[float] = FRAME_RATES,
     scale: int = 1,
     look: Look | None = None,
+    styles: Sequence[str] = ("flat",),
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write evaluation prompts and the clips they describe, as `make_world` writes a world: see `prompts`.
@@ -77,13 +80,13 @@ def make_prompts(
         split: whose combinations of colour, shape and motion.
         sizes: (frames, height, width), taken in turn.
         frame_rates: one is drawn for each clip.
-        scale, look: of the world; frame sizes are given in pixels, whatever the scale.
+        scale, look, styles: of the world; frame sizes are given in pixels, whatever the scale.
         progress: called with clips written and clips in all.
 
     Returns:
         The folder.
     """
-    world = World(scale, look or Look())
+    world = World(scale, look or Look(), tuple(styles))
     scenes = prompts(world, split, num_clips, seed, sizes=sizes, frame_rates=frame_rates)
     jobs = [partial(list, scenes[start : start + _CHUNK]) for start in range(0, num_clips, _CHUNK)]
     return _write_folder(Path(out), world, jobs, num_clips, 1, progress)

@@ -8,7 +8,10 @@ import torch
 from kinema_core import Clip
 
 from kinema_metrics.state import ScoringMetric
-from kinema_metrics.world.judge import ATTRIBUTES, Judge, Reading
+from kinema_metrics.world.judge import ATTRIBUTES, STYLE, Judge, Reading
+
+#: All that a clip may be judged by.
+JUDGED = (*ATTRIBUTES, STYLE)
 
 
 class WorldAccuracy(ScoringMetric):
@@ -16,7 +19,7 @@ class WorldAccuracy(ScoringMetric):
 
     A clip's `meta` carries the prompt's attributes, and in "stated" those that the caption names (all, if there is no
     "stated"): only they are judged. The count, 1 unless `meta` says otherwise, is always judged, motion never in
-    an image.
+    an image, and style where `meta` has one.
 
     Args:
         world: the path of a `world.json`, or its content.
@@ -25,7 +28,7 @@ class WorldAccuracy(ScoringMetric):
     def __init__(self, world: Mapping[str, Any] | str | Path) -> None:
         super().__init__()
         self.judge = Judge(world)
-        columns = len(ATTRIBUTES) + 1
+        columns = len(JUDGED) + 1
         self.add_state("right", torch.zeros(columns, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("judged", torch.zeros(columns, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_count("lost")
@@ -39,7 +42,7 @@ class WorldAccuracy(ScoringMetric):
         """Judge clips; real ones are not looked at."""
         for clip, reading in zip(generated, self.judge.read(generated), strict=True):
             verdict = self._verdict(clip, reading)
-            for column, name in enumerate((*ATTRIBUTES, "all")):
+            for column, name in enumerate((*JUDGED, "all")):
                 self.judged[column] += name in verdict
                 self.right[column] += verdict.get(name, False)
             self.lost += reading.lost
@@ -50,24 +53,25 @@ class WorldAccuracy(ScoringMetric):
         num = int(self.judged[-1])
         if num == 0:
             raise ValueError("no clips have been judged")
-        columns = zip((*ATTRIBUTES, "all"), self.right.tolist(), self.judged.tolist(), strict=True)
+        columns = zip((*JUDGED, "all"), self.right.tolist(), self.judged.tolist(), strict=True)
         shares = {name: right / judged for name, right, judged in columns if judged}
         return {**shares, "lost": int(self.lost) / num, "overlap": float(self.overlap) / num, "num": float(num)}
 
     def counts(self) -> dict[str, int]:
         """How many clips each accuracy stands on, for `interval`."""
-        return dict(zip((*ATTRIBUTES, "all"), self.judged.tolist(), strict=True))
+        counts = zip((*JUDGED, "all"), self.judged.tolist(), strict=True)
+        return {name: count for name, count in counts if count}
 
     def _verdict(self, clip: Clip, reading: Reading) -> dict[str, bool]:
         meta = clip.meta
         missing = [name for name in ATTRIBUTES[:-1] if name not in meta]
         if missing:
             raise ValueError(f"clip {clip.id!r}: its meta lacks {', '.join(missing)}")
-        stated = set(meta.get("stated", ATTRIBUTES)) | {"count"}
+        stated = set(meta.get("stated", [name for name in JUDGED if name in meta])) | {"count"}
         if clip.video.shape[1] == 1:
             stated.discard("motion")
         wanted = {**meta, "count": meta.get("count", 1)}
-        verdict = {name: getattr(reading, name) == wanted[name] for name in ATTRIBUTES if name in stated}
+        verdict = {name: getattr(reading, name) == wanted[name] for name in JUDGED if name in stated}
         return {**verdict, "all": all(verdict.values())}
 
 

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from kinema_metrics.world.blobs import FAINT, Blobs, find_blobs
 from kinema_metrics.world.motion import read_motion
-from kinema_metrics.world.outlines import template, unit_area
+from kinema_metrics.world.outlines import Kind, style_of
 
 ATTRIBUTES = ("colour", "shape", "size", "motion", "background", "count")
+#: One more where the world has styles.
+STYLE = "style"
 _NEEDED = ("scale", "colours", "backgrounds", "shapes", "sizes", "directions", "no_motion", "laws")
 #: Pixels of one batch; bounds memory.
 _BATCH_PIXELS = 600_000
@@ -35,6 +37,7 @@ class Reading:
         colour, shape, size, motion: None where there is nothing to tell from; motion is also None where the track
             obeys no law of the world, and the world's word for "none" in an image.
         background: always the nearest.
+        style: of the world's; "flat" where it has no others.
         count: objects in most frames.
         lost: no object in more than a quarter of the frames.
         positions: (x, y) in pixels in each frame, nan where there is no object.
@@ -47,6 +50,7 @@ class Reading:
     size: str | None
     motion: str | None
     background: str
+    style: str | None
     count: int
     lost: bool
     positions: tuple[tuple[float, float], ...]
@@ -69,14 +73,20 @@ class Judge:
             raise ValueError(f"the world's definition lacks {', '.join(missing)}")
         self.world = world
         self.shapes = list(world["shapes"])
-        self.outlines = [world["shapes"][name] for name in self.shapes]
-        self.unit_areas = torch.tensor([unit_area(outline) for outline in self.outlines])
+        self.styles = list(world.get("styles", ["flat"]))
+        largest = 2 * max(world["sizes"].values()) * world["scale"]
+        # All that an object can be, in the order (style, shape).
+        self.kinds = [
+            Kind(outline, style_of(style, world["laws"], world["scale"]), largest)
+            for style in self.styles
+            for outline in world["shapes"].values()
+        ]
         colours, grounds = (
             torch.tensor(list(world[key].values()), dtype=torch.float32) for key in ("colours", "backgrounds")
         )
         self.contrast = 0.5 * torch.cdist(colours, grounds).min().item()
         smallest = min(world["sizes"].values()) / world["laws"]["growth"] * world["scale"]
-        self.speck = 0.25 * self.unit_areas.min().item() * smallest**2
+        self.speck = 0.25 * min(kind.unit_area for kind in self.kinds) * smallest**2
 
     def read(self, clips: Sequence[Clip]) -> list[Reading]:
         """The readings of clips of any sizes, from their pixels as 8 bit values."""
@@ -99,9 +109,9 @@ class Judge:
         # A diverged model's nan are grey: there is nothing to see then.
         levels = ((video.nan_to_num() + 1) * 127.5).round_().clamp_(0, 255).transpose(1, 2)  # (B, T, 3, H, W)
         blobs = find_blobs(levels, contrast=self.contrast, speck=self.speck, scale=scale)
-        overlap = self._overlaps(blobs)  # (B, S)
-        shape = self._shapes(blobs, overlap)
-        radius = (blobs.area / self.unit_areas[shape][:, None]).sqrt()  # (B, T)
+        overlap = self._overlaps(blobs)  # (B, K)
+        kind = self._kinds(blobs, overlap)
+        radius = torch.stack([self.kinds[k].radius(area) for k, area in zip(kind, blobs.area, strict=True)])  # (B, T)
         log_radius = (radius / scale).clamp(min=0.1).log()
         share = blobs.seen.float()
         mean_radius = ((log_radius * share).sum(1) / share.sum(1).clamp(min=1)).exp()
@@ -122,10 +132,11 @@ class Judge:
         return [
             Reading(
                 colour=None if lost[i] else colour[i],
-                shape=None if lost[i] else self.shapes[int(shape[i])],
+                shape=None if lost[i] else self.shapes[kind[i] % len(self.shapes)],
                 size=None if lost[i] else sizes[int(size[i])],
                 motion=None if lost[i] else motion[i],
                 background=ground[i],
+                style=None if lost[i] else self.styles[kind[i] // len(self.shapes)],
                 count=int(counts[i]),
                 lost=bool(lost[i]),
                 positions=tuple((x, y) for x, y in centres[i].tolist()),
@@ -136,17 +147,18 @@ class Judge:
         ]
 
     def _overlaps(self, blobs: Blobs, blur: float = 0.0) -> Tensor:
-        """Intersection over union with each shape at the matte's own area and place, over all frames: (B, S).
+        """Intersection over union with each kind at the matte's own area and place, over all frames: (B, K).
 
         Args:
+            blobs: what is seen.
             blur: standard deviation in pixels of a Gaussian that softens the ideal shape.
         """
         height, width = blobs.matte.shape[-2:]
         x = torch.arange(width) + 0.5 - blobs.centre[..., :1]  # (B, T, W)
         y = torch.arange(height) + 0.5 - blobs.centre[..., 1:]  # (B, T, H)
         overlaps = []
-        for outline, unit in zip(self.outlines, self.unit_areas, strict=True):
-            ideal = template(outline, x, y, (blobs.area / unit).sqrt())
+        for kind in self.kinds:
+            ideal = kind.template(x, y, kind.radius(blobs.area))
             if blur:
                 ideal = _gaussian(height, blur) @ ideal @ _gaussian(width, blur)
                 ideal = torch.where(ideal >= FAINT, ideal, 0.0)
@@ -155,8 +167,8 @@ class Judge:
             overlaps.append(both / either.clamp(min=1e-6))
         return torch.stack(overlaps, 1)
 
-    def _shapes(self, blobs: Blobs, overlap: Tensor) -> Tensor:
-        """The nearest shape of each clip: (B,).
+    def _kinds(self, blobs: Blobs, overlap: Tensor) -> list[int]:
+        """The nearest kind of each clip.
 
         A blurred square overlaps a sharp circle better than a sharp square. So where no sharp shape fits well, shapes
         are compared at the blur that suits each best.
@@ -167,7 +179,7 @@ class Judge:
             part = Blobs(**{name: value[soft] for name, value in vars(blobs).items()})
             blurred = [self._overlaps(part, blur * self.world["scale"]) for blur in _BLURS]
             best[soft] = torch.stack([overlap[soft], *blurred]).amax(0)
-        return best.argmax(1)
+        return best.argmax(1).tolist()
 
 
 def _gaussian(size: int, deviation: float) -> Tensor:

@@ -10,28 +10,68 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 Outline = Mapping[str, Any]
 
 
-def template(outline: Outline, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    """The share of each pixel that a shape covers.
+#: How the world draws a style: its name, and the lengths in pixels of the frame that it goes by.
+FLAT: Mapping[str, Any] = {"name": "flat"}
+
+
+def style_of(name: str, laws: Mapping[str, Any], scale: int) -> Mapping[str, Any]:
+    """A style by the laws of a world's definition, at its scale."""
+    if name == "flat":
+        return FLAT
+    lengths = {key: laws[key] * scale for key in ("line", "stripe", "block")}
+    return {"name": name, "gap": laws["gap"], **lengths}
+
+
+def template(outline: Outline, x: Tensor, y: Tensor, radius: Tensor, style: Mapping[str, Any] = FLAT) -> Tensor:
+    """The share of each pixel that a shape covers, drawn in a style.
 
     Args:
+        outline: of the shape.
         x: (..., W), pixel centres from the shape's centre.
         y: (..., H).
         radius: (...).
+        style: of `style_of`.
 
     Returns:
         (..., H, W) in [0, 1].
     """
     x, y, radius = x[..., None, :], y[..., :, None], radius[..., None, None]
+    distance = _signed(outline, x, y, radius)
+    cover = (0.5 - distance).clamp(0, 1)
+    if style["name"] == "outline":
+        return cover - (0.5 - style["line"] - distance).clamp(0, 1)
+    if style["name"] == "textured":
+        turn = ((x + y) / 2**0.5) / style["stripe"]  # stripes are around whole numbers
+        stripe = (0.5 + style["stripe"] * (0.25 - (turn - turn.round()).abs())).clamp(0, 1)
+        return cover * (style["gap"] + (1 - style["gap"]) * stripe)
+    if style["name"] == "pixelated":
+        return _in_blocks(cover, style["block"])
+    return cover
+
+
+def _in_blocks(cover: Tensor, side: int) -> Tensor:
+    """Means over blocks from the frame's corner; those at its end reach beyond it, where nothing is."""
+    height, width = cover.shape[-2:]
+    flat = cover.flatten(0, -3)[:, None]
+    means = avg_pool2d(flat, side, ceil_mode=True, count_include_pad=False)
+    rows, columns = (torch.arange(n) // side for n in (height, width))
+    # The pool leaves out what is beyond the frame; the world counts it as empty.
+    shares = [torch.bincount(index).float() / side for index in (rows, columns)]
+    means = means * shares[0][:, None] * shares[1]
+    return means[:, 0][:, rows][:, :, columns].view(cover.shape)
+
+
+def _signed(outline: Outline, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    """The distance to the edge, negative inside."""
     if "disc" in outline:
-        distance = (x.square() + y.square()).sqrt_().sub_(outline["disc"] * radius)
-    else:
-        parts = [_convex(polygon, x, y, radius) for polygon in outline["polygons"]]
-        distance = parts[0] if len(parts) == 1 else torch.stack(parts).amin(0)
-    return distance.neg_().add_(0.5).clamp_(0, 1)
+        return (x.square() + y.square()).sqrt_() - outline["disc"] * radius
+    parts = [_convex(polygon, x, y, radius) for polygon in outline["polygons"]]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).amin(0)
 
 
 def unit_area(outline: Outline, resolution: int = 512) -> float:
@@ -39,6 +79,43 @@ def unit_area(outline: Outline, resolution: int = 512) -> float:
     line = (torch.arange(resolution) + 0.5) / resolution * 4 - 2
     fine = resolution / 4
     return template(outline, line * fine, line * fine, torch.tensor(fine)).sum().item() / fine**2
+
+
+class Kind:
+    """A shape drawn in a style: its template, and its radius by its area.
+
+    Args:
+        outline: of the shape.
+        style: of `style_of`.
+        largest: radius in pixels up to which areas are told apart.
+    """
+
+    def __init__(self, outline: Outline, style: Mapping[str, Any], largest: float) -> None:
+        self.outline, self.style = outline, style
+        self.unit_area = unit_area(outline)
+        if style["name"] == "flat":
+            return
+        self.radii = torch.linspace(0.5, largest, 96)
+        # In the middle of a frame, at nine places within a block: the grid of blocks is not the object's.
+        half = math.ceil(1.6 * largest) + 3
+        line = torch.arange(2 * half) + 0.5 - half
+        offsets = torch.linspace(0, style["block"], 4)[:-1]
+        x, y = torch.cartesian_prod(offsets, offsets).T[..., None, None]  # (9, 1, 1) each
+        covers = self.template(line - x, line - y, self.radii.expand(9, -1))
+        self.areas = covers.sum((-2, -1)).mean(0).cummax(0).values  # (96,)
+
+    def template(self, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+        """See `template`."""
+        return template(self.outline, x, y, radius, self.style)
+
+    def radius(self, area: Tensor) -> Tensor:
+        """Of areas in pixels, any shape."""
+        if self.style["name"] == "flat":
+            return (area / self.unit_area).sqrt()
+        at = torch.searchsorted(self.areas, area.contiguous()).clamp(1, len(self.areas) - 1)
+        low, high = self.areas[at - 1], self.areas[at]
+        share = ((area - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+        return torch.lerp(self.radii[at - 1], self.radii[at], share)
 
 
 def _convex(polygon: list[list[float]], x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
