@@ -4,9 +4,9 @@
 
 A step is forward and backward, without an optimiser. Ratios are ours over theirs (or packed over the other) in useful
 tokens a second, of medians taken in turn. The share is of the rate of plain matrix products of the transformer's width.
-Two ranks wait for each other: where they draw buckets of different cost, a step takes as long as the dearer one. The
-last line is one JSON object; fp32_ratio, bf16_ratio, packed_over_padded and packed_over_bucketed are what the project
-tracks.
+Two ranks wait for each other: where they draw buckets of different cost, a step takes as long as the dearer one.
+Buckets hold as many cells as a pack or, as where one batch size is set for all of them, as many clips. The last line is
+one JSON object; fp32_ratio, bf16_ratio, packed_over_padded and packed_over_bucketed are what the project tracks.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def against_diffusers(
         theirs.save_pretrained(folder)
         ours = load_wan(folder).train()
     if compiled:
-        ours.compile()
+        ours.compile(attention=True)  # one size repeats
     x, t = torch.randn(clips, CHANNELS, *grid), 1000 * torch.rand(clips)
     text = torch.randn(clips, TEXT_TOKENS, TEXT_WIDTH)
 
@@ -130,25 +130,34 @@ def mixed_sizes(rounds: int, clips: int) -> dict[str, float]:
     mix = [grid for grid, count in counts.items() for _ in range(count)]
     useful = sum(cells[grid] for grid in mix)
     largest = tuple(max(grid[axis] for grid in shares) for axis in range(3))
-    # Buckets hold as many cells as the mixed pack, of one size.
-    buckets = {grid: [grid] * max(1, round(useful / cells[grid])) for grid in shares}
+    # Buckets hold as many cells as the mixed pack, of one size, or as many clips.
+    equal = {grid: [grid] * max(1, round(useful / cells[grid])) for grid in shares}
+    same = {grid: [grid] * len(mix) for grid in shares}
     calls = {"packed": packed_step(dit, mix), "padded": packed_step(dit, [largest] * len(mix))}
-    calls |= {str(grid): packed_step(dit, members) for grid, members in buckets.items()}
+    for name, buckets in (("equal", equal), ("same", same)):
+        calls |= {f"{name} {grid}": packed_step(dit, members) for grid, members in buckets.items()}
     taken = seconds_of(calls, rounds)
     rate = useful / taken["packed"]
-    # How often a bucket is drawn: its cells' share of all.
-    weights = {grid: shares[grid] * cells[grid] for grid in shares}
-    total = sum(weights.values())
-    drawn = {grid: weight / total for grid, weight in weights.items()}
-    size = {grid: len(members) * cells[grid] for grid, members in buckets.items()}
-    bucketed = sum(drawn[g] * size[g] for g in drawn) / sum(drawn[g] * taken[str(g)] for g in drawn)
-    pairs = list(itertools.product(drawn, repeat=2))
-    slower = sum(drawn[a] * drawn[b] * max(taken[str(a)], taken[str(b)]) for a, b in pairs)
-    two_ranks = sum(drawn[a] * drawn[b] * (size[a] + size[b]) for a, b in pairs) / slower
+
+    def bucketed(name: str, buckets: Mapping[Grid, list[Grid]]) -> tuple[float, float]:
+        """Useful cells a second of one process, and of two of which each draws a bucket and waits for the other."""
+        # How often a bucket is drawn, so that every clip is seen as often.
+        weights = {grid: shares[grid] / len(members) for grid, members in buckets.items()}
+        drawn = {grid: weight / sum(weights.values()) for grid, weight in weights.items()}
+        size = {grid: len(members) * cells[grid] for grid, members in buckets.items()}
+        seconds = {grid: taken[f"{name} {grid}"] for grid in buckets}
+        alone = sum(drawn[g] * size[g] for g in drawn) / sum(drawn[g] * seconds[g] for g in drawn)
+        pairs = list(itertools.product(drawn, repeat=2))
+        slower = sum(drawn[a] * drawn[b] * max(seconds[a], seconds[b]) for a, b in pairs)
+        return alone, sum(drawn[a] * drawn[b] * (size[a] + size[b]) for a, b in pairs) / slower
+
+    alone, two_ranks = bucketed("equal", equal)
+    _, two_of_same = bucketed("same", same)
     return {
         "packed_over_padded": rate / (useful / taken["padded"]),
-        "packed_over_bucketed": rate / bucketed,
+        "packed_over_bucketed": rate / alone,
         "packed_over_bucketed_two_ranks": 2 * rate / two_ranks,
+        "packed_over_same_number_two_ranks": 2 * rate / two_of_same,
     }
 
 

@@ -23,7 +23,15 @@ from kinema_data.worlds import make_world
 
 #: 1.6 million parameters each, beside the same text encoder.
 NETWORKS = {
-    "ours": {"name": "video_dit", "width": 128, "depth": 6, "num_heads": 4, "cross_every": 2, "rope_theta": 100},
+    "ours": {
+        "name": "video_dit",
+        "width": 128,
+        "depth": 6,
+        "num_heads": 4,
+        "cross_every": 2,
+        "rope_theta": 100,
+        "activation": "gelu",
+    },
     "theirs": {"name": "diffusers_wan", "width": 128, "depth": 6, "num_heads": 4, "ffn_ratio": 3.2},
 }
 ATTENTION = {

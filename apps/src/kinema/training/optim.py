@@ -72,8 +72,8 @@ class MuonAdamW(Optimizer):
             matrix = update.flatten(1)
             by_shape[matrix.shape[0], matrix.shape[1]].append((p, matrix))
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        for shape, members in by_shape.items():
-            directions = _shared(orthogonalised, torch.stack([matrix for _, matrix in members]))
+        stacks = [torch.stack([matrix for _, matrix in members]) for members in by_shape.values()]
+        for (shape, members), directions in zip(by_shape.items(), _by_all_ranks(stacks), strict=True):
             step = -group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
             for (p, _), direction in zip(members, directions.to(members[0][0].dtype), strict=True):
                 p.add_(direction.view_as(p), alpha=step)
@@ -133,17 +133,24 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
     return x.transpose(1, 2) if tall else x
 
 
-def _shared(function: Callable[[Tensor], Tensor], stack: Tensor) -> Tensor:
-    """`function` of a stack (K, ...), each rank doing its share: all have the same gradients anyway."""
+def _by_all_ranks(stacks: list[Tensor]) -> list[Tensor]:
+    """Each stack (K, rows, columns) `orthogonalised`, each rank doing its share: all have the same gradients anyway."""
     world = dist.get_world_size() if dist.is_initialized() else 1
     if world == 1:
-        return function(stack)
-    share = -(-len(stack) // world)
-    padded = torch.cat([stack, stack[:1].expand(share * world - len(stack), *stack.shape[1:])])
-    mine = function(padded[dist.get_rank() * share :][:share]).to(stack.dtype).contiguous()
-    parts = [torch.empty_like(mine) for _ in range(world)]
-    dist.all_gather(parts, mine)
-    return torch.cat(parts)[: len(stack)]
+        return [orthogonalised(stack) for stack in stacks]
+    mine = []
+    for stack in stacks:
+        share = -(-len(stack) // world)
+        padded = torch.cat([stack, stack[:1].expand(share * world - len(stack), *stack.shape[1:])])
+        mine.append(orthogonalised(padded[dist.get_rank() * share :][:share]).to(stack.dtype))
+    # All in one message: ranks that are not equally far wait at each.
+    sent = torch.cat([part.flatten() for part in mine])
+    received = sent.new_empty(world, len(sent))
+    dist.all_gather(list(received), sent)
+    parts = received.split([part.numel() for part in mine], dim=1)
+    return [
+        part.reshape(-1, *stack.shape[1:])[: len(stack)] for part, stack in zip(parts, stacks, strict=True)
+    ]  # fmt: skip
 
 
 def matrix_groups(module: nn.Module, outer: Iterable[nn.Module] = ()) -> list[dict[str, Any]]:

@@ -1,12 +1,10 @@
 """Attention that never looks across clips, over tokens packed so that clips of equal length stand together.
 
-These functions are left out of compiled graphs: what they do depends on the sizes of the clips, and a graph that held
-them would be compiled anew for every mix of sizes.
-
 Letters: L tokens, S text tokens, H heads, E head width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,11 +13,11 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from kinema_dit.neighbourhoods import Neighbourhoods
 from kinema_dit.packing import Packing
 
-# Below this length the CPU's fused kernel is slower in backward than two matrix products.
+#: Up to so many keys the CPU's fused kernel is slower than two matrix products in half precision: its backward takes
+#: up to ten times as long.
 SHORT = 512
 
 
-@torch.compiler.disable
 def neighbour_attention(q: Tensor, k: Tensor, v: Tensor, near: Neighbourhoods) -> Tensor:
     """Self-attention of tokens to some of their clip.
 
@@ -37,7 +35,6 @@ def neighbour_attention(q: Tensor, k: Tensor, v: Tensor, near: Neighbourhoods) -
     return torch.cat(out)[near.places]
 
 
-@torch.compiler.disable
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
     """Self-attention within each clip.
 
@@ -59,7 +56,6 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tenso
     return torch.cat(out)
 
 
-@torch.compiler.disable
 def cross_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, packing: Packing) -> Tensor:
     """Attention of each clip's tokens to its own text.
 
@@ -84,7 +80,6 @@ def cross_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, packing: Pack
     return torch.cat(out)
 
 
-@torch.compiler.disable
 def joint_attention(
     video: Sequence[Tensor], text: Sequence[Tensor], bias: Tensor, packing: Packing
 ) -> tuple[Tensor, Tensor]:
@@ -117,7 +112,7 @@ def joint_attention(
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, H, L, E) x (B, H, S, E) -> (B, H, L, E)."""
-    if q.is_cuda or k.shape[2] > SHORT:
+    if q.is_cuda or q.element_size() >= 4 or k.shape[2] > SHORT:
         return scaled_dot_product_attention(q, k, v, attn_mask=bias)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if bias is not None:
@@ -132,3 +127,23 @@ def _varlen_attention(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, 
     ends = pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)).to(q.device, non_blocking=True)
     longest = max(length for _, length in groups)
     return varlen_attn(q, k, v, ends, ends, longest, longest)
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The functions of this file, as blocks call them."""
+
+    packed: Callable[..., Tensor]
+    near: Callable[..., Tensor]
+    cross: Callable[..., Tensor]
+    joint: Callable[..., tuple[Tensor, Tensor]]
+
+    def outside(self) -> "Kernels":
+        """The same, left out of compiled graphs.
+
+        What they do depends on the sizes of the clips: a graph that holds them is compiled anew for every mix of sizes.
+        """
+        return Kernels(*map(torch.compiler.disable, (self.packed, self.near, self.cross, self.joint)))
+
+
+KERNELS = Kernels(packed_attention, neighbour_attention, cross_attention, joint_attention)

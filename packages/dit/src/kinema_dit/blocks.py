@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from kinema_dit.attention import cross_attention, joint_attention, neighbour_attention, packed_attention
+from kinema_dit.attention import KERNELS
 from kinema_dit.levels import Levels
 from kinema_dit.neighbourhoods import Neighbourhoods
 from kinema_dit.norms import EPS, rms_normed
@@ -63,7 +63,7 @@ class Stream(nn.Module):
 
     def __init__(self, settings: BlockSettings, *, closes: bool = True) -> None:
         super().__init__()
-        self.settings, width = settings, settings.width
+        self.settings, width, self.kernels = settings, settings.width, KERNELS
         self.table = nn.Parameter(modulation_table(6 if closes else 2, width, settings.open_gates))
         self.qkv = nn.Linear(width, 3 * width)
         self.qk_scale = settings.qk_scale(2)
@@ -103,7 +103,7 @@ class Block(Stream):
 
     def __init__(self, settings: BlockSettings, *, attends_to_text: bool) -> None:
         super().__init__(settings)
-        self.cross = _CrossAttention(settings) if attends_to_text else None
+        self.cross = CrossAttention(settings) if attends_to_text else None
 
     def last_layers(self) -> list[nn.Linear]:
         """The layers that end the block's branches."""
@@ -127,9 +127,9 @@ class Block(Stream):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulations(modulation)
         q, k, v = self.heads(h, levels.rows(shift1), levels.rows(scale1), rotation)
         if near is None:
-            attended = packed_attention(q, k, v, packing)
+            attended = self.kernels.packed(q, k, v, packing)
         else:
-            attended = neighbour_attention(q, k, v, near)
+            attended = self.kernels.near(q, k, v, near)
         h = torch.addcmul(h, levels.rows(gate1), self.attention_out(attended.flatten(1)))
         if self.cross is not None and text is not None:
             h = h + self.cross(h, text, image, packing)
@@ -171,7 +171,7 @@ class JointBlock(Stream):
         rows = [part.repeat_interleave(length, dim=0) for part in self.text.modulations(text_modulation)]  # (B S, D)
         spoken = self.text.heads(words.flatten(0, 1), rows[0], rows[1], None)
         seen = self.heads(h, levels.rows(shift1), levels.rows(scale1), rotation)
-        attended, heard = joint_attention(seen, [x.unflatten(0, (clips, length)) for x in spoken], bias, packing)
+        attended, heard = self.kernels.joint(seen, [x.unflatten(0, (clips, length)) for x in spoken], bias, packing)
 
         h = torch.addcmul(h, levels.rows(gate1), self.attention_out(attended.flatten(1)))
         h = self.fed_forward(h, *map(levels.rows, (shift2, scale2, gate2)))
@@ -181,12 +181,12 @@ class JointBlock(Stream):
         return h, self.text.fed_forward(words, *rows[3:]).unflatten(0, (clips, length))
 
 
-class _CrossAttention(nn.Module):
+class CrossAttention(nn.Module):
     """Attention of a clip's tokens to its text, and to an image's features where there are any."""
 
     def __init__(self, settings: BlockSettings) -> None:
         super().__init__()
-        self.settings, width = settings, settings.width
+        self.settings, width, self.kernels = settings, settings.width, KERNELS
         self.norm = nn.LayerNorm(width, EPS)
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
@@ -207,7 +207,7 @@ class _CrossAttention(nn.Module):
     def _attended(self, q: Tensor, context: Context, kv: nn.Linear, scale: Tensor, packing: Packing) -> Tensor:
         tokens, bias = context
         k, v = kv(tokens).unflatten(2, (2, self.settings.num_heads, -1)).unbind(2)
-        return cross_attention(q, self.settings.normed(k, scale), v, bias, packing)
+        return self.kernels.cross(q, self.settings.normed(k, scale), v, bias, packing)
 
 
 def modulation_table(rows: int, width: int, near_one: bool) -> Tensor:
