@@ -1,5 +1,8 @@
 """Muon beside AdamW: the orthogonalisation against its polynomial of singular values, AdamW against torch's."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from kinema_core import diffusions, dits
@@ -51,6 +54,38 @@ def test_a_muon_step_changes_features_alike_whatever_the_shape(shape, size):
     optimiser.step()
     singular = torch.linalg.svdvals(weight.detach()) / 0.1 / size
     assert 0.65 < singular.min() and singular.max() < 1.25
+
+
+def test_ranks_share_the_work_and_get_the_same(tmp_path):
+    """Stacks of three and of one matrix do not go evenly into two ranks."""
+    script = """
+import sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from kinema.training.optim import MuonAdamW
+
+folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+if world > 1:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+torch.manual_seed(0)
+weights = [nn.Parameter(torch.randn(shape)) for shape in ((8, 4), (8, 4), (8, 4), (3, 5))]
+optimiser = MuonAdamW([{"params": weights, "muon": True}], lr=1.0)
+for _ in range(3):
+    for weight in weights:
+        weight.grad = torch.randn(weight.shape)
+    optimiser.step()
+torch.save([weight.data for weight in weights], f"{folder}/{world}-{rank}.pt")
+"""
+
+    def run(rank: int, world: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(rank), str(world)])
+
+    assert [process.wait() for process in [run(0, 1), run(0, 2), run(1, 2)]] == [0, 0, 0]
+    alone, *shared = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    for weights in shared:
+        for one, other in zip(alone, weights, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 def test_convolutions_are_matrices_and_outer_layers_are_not_muons():
