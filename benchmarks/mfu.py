@@ -10,6 +10,7 @@ size is S and the clips are small. The last line is one JSON object; mfu and mfu
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from statistics import median
@@ -110,9 +111,12 @@ def main() -> None:
         if device.type == "cuda":
             figures[f"gib{name}"] = torch.cuda.max_memory_allocated(device) / 2**30
         if checkpointing:
-            largest = tuple(max(grid[axis] for grid in grids) for axis in range(3))
-            padded = seconds(training_step(dit, [largest] * len(grids), device), device, rounds)
-            figures["packed_over_padded"] = padded / taken
+            largest = max(grids, key=math.prod)
+            try:
+                padded = seconds(training_step(dit, [largest] * len(grids), device), device, rounds)
+                figures["packed_over_padded"] = padded / taken
+            except torch.OutOfMemoryError:
+                print("padded to the largest clip: out of memory", flush=True)
         print(f"checkpointing {checkpointing}: {taken:.3f} s a step, MFU {figures[f'mfu{name}']:.1%}", flush=True)
         del dit
     print(json.dumps({"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", **figures}))

@@ -150,6 +150,10 @@ def test_tasks_from_the_command_line(space):
     still, size = made("image", "tasks", "a red circle", "--height=33")
     assert size == [1, 33, 32] and still.endswith(".png")
     assert made("animate", "tasks", still, "it moves", "--at=last", "--frames=5")[1] == [5, 33, 32]
+    at_first = made("animate", "tasks", still, "it moves", "--at=first", "--frames=5")[0]
+    assert at_first != made("animate", "tasks", still, "it moves", "--at=last", "--frames=5")[0], "names of their own"
+    refused = run.invoke(app, ["reproduce", file, "tasks", "--out=made"])
+    assert "name another with --out" in str(refused.exception)
     for wrong, message in ((longer, "run that command again"), ("given0.mp4", "does not say how it was made")):
         assert message in str(run.invoke(app, ["reproduce", wrong, "tasks"]).exception)
     refused = run.invoke(app, ["loop", "tasks", "given0.mp4", "--frames=5", *short])

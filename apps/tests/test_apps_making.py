@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kinema_core import Clip, vaes
+from kinema_core import Clip, dits, samplers, vaes
 
 from kinema import memory
 from kinema.continuing import rollout
@@ -21,9 +21,10 @@ def image(seed: int = 0) -> torch.Tensor:
     return torch.rand(3, 1, 16, 20, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_a_stream_is_the_same_clip_piece_by_piece(pipeline):
+def test_a_stream_is_the_same_clip_piece_by_piece(pipeline, monkeypatch):
+    monkeypatch.setattr("kinema.pipeline.STREAMED", 3000)  # two latents
     pieces = list(pipeline.stream(ASKED, seed=3))
-    assert len(pieces) > 1
+    assert [piece.shape[1] for piece in pieces] == [5, 8, 8]
     torch.testing.assert_close(torch.cat(pieces, 1), pipeline.generate([ASKED], seed=3)[0].video, rtol=0, atol=1e-5)
 
 
@@ -84,6 +85,29 @@ def test_a_preview_is_half_as_large_and_the_rest_follows_it(pipeline):
     assert odd.video.shape == (3, 21, 9, 10)
 
 
+def test_only_patches_that_are_given_whole_are_kept(pipeline):
+    """With two latent frames a patch the first frame alone fills none, and of three latents a pair is kept."""
+    widths = {"text_widths": (16,), "pooled_widths": (16,), "latent_channels": pipeline.vae.latent_channels}
+    shape = {"name": "video_dit", "width": 24, "depth": 1, "num_heads": 2, "patch": [2, 2, 2]}
+    pairs = replace(pipeline, dit=dits.build(shape, **widths).eval())
+    with pytest.raises(ValueError, match="no patch of 2 latent frames is given whole"):
+        pairs.animate([Clip("", image())], [ASKED])
+    given = torch.rand(3, 9, 16, 20) * 2 - 1
+    (latents,) = pairs.sample([replace(ASKED, given=given, keep_frames=(0, 1, 2))])
+    encoded = pipeline.vae.encode(given[None])[0].detach()
+    torch.testing.assert_close(latents[:, :2], encoded[:, :2])
+    assert (latents[:, 2] - encoded[:, 2]).abs().max() > 0.1
+    assert latents[:, 3].abs().min() > 0, "what is not given is made"
+
+
+def test_sdedit_begins_with_a_given_clip(pipeline):
+    edits = replace(pipeline, sampler=samplers.build({"name": "sdedit"}))
+    with pytest.raises(ValueError, match="SDEditSampler begins with a given clip"):
+        edits.generate([ASKED])
+    with pytest.raises(ValueError, match="a sampler that begins with noise"):
+        samplers.build({"name": "sdedit", "base": {"name": "sdedit"}})
+
+
 def test_the_step_cache_saves_work_and_clips_do_not_depend_on_each_other(pipeline):
     many = replace(pipeline, num_steps=24)
     cached, careful = (replace(many, step_cache=threshold) for threshold in (0.2, 1e-9))
@@ -106,7 +130,7 @@ def test_the_step_cache_saves_work_and_clips_do_not_depend_on_each_other(pipelin
 
 def test_a_clip_larger_than_the_memory_is_refused_at_once(pipeline):
     with pytest.raises(ValueError, match=r"1441 frames of 20000 x 20000 pixels take at least \d.* GiB more memory"):
-        pipeline.generate([replace(ASKED, frames=1441, height=20000, width=20000)])
+        pipeline.check([replace(ASKED, frames=1441, height=20000, width=20000)])
     check_memory(pipeline.vae, pipeline.dit, 21, 16, 20)
 
 

@@ -91,7 +91,9 @@ def test_settings_over_those_of_the_folder(folder, parts):
         ("dit.atention=window", "atention"),
         ("ditt.depth=2", "ditt is no component of .*dit"),
         ("text.third.width=4", "text.third is no component"),
-        ("dit=3", "dit is no component"),
+        ("dit=3", "dit is 3; it has to be a component: write dit.name=3"),
+        ("sampler=null", "needs its sampler"),
+        ("dit.weights=elsewhere.safetensors", "dit.weights cannot be set"),
         ("dit.width=64", "another architecture: mismatched final_table"),
     ],
 )

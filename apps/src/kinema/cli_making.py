@@ -21,6 +21,7 @@ StepCache = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Over the model's: --set dit.attention=window")
 ]
+Device = Annotated[str | None, typer.Option(metavar="cpu|cuda|...", help="Where to compute; a GPU if there is one.")]
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What is to be seen.")]
 Video = Annotated[str, typer.Argument(metavar="VIDEO", help="The given video; it keeps its size and frame rate.")]
 Context = Annotated[int, typer.Option(min=1, help="Latent frames that the new ones go on from.")]
@@ -41,6 +42,7 @@ def generate(
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
+    device: Device = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
@@ -48,7 +50,11 @@ def generate(
     from kinema.generate import Sizes, generate_command
 
     sizes = Sizes(frames, height, width, frame_rate, window, context)
-    _tell(generate_command(_making(model, out, steps, step_cache, seed, settings), prompts, sizes, preview=preview))
+    _tell(
+        generate_command(
+            _making(model, out, steps, step_cache, seed, settings, device), prompts, sizes, preview=preview
+        )
+    )
 
 
 def image(
@@ -59,13 +65,18 @@ def image(
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
+    device: Device = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
     """Make images from prompts: png files."""
     from kinema.generate import Sizes, generate_command
 
-    _tell(generate_command(_making(model, out, steps, step_cache, seed, settings), prompts, Sizes(1, height, width)))
+    _tell(
+        generate_command(
+            _making(model, out, steps, step_cache, seed, settings, device), prompts, Sizes(1, height, width)
+        )
+    )
 
 
 def animate(
@@ -78,13 +89,14 @@ def animate(
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
+    device: Device = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
     """Make a video that begins with an image, ends in it or passes by it."""
     from kinema.generate import animate_command
 
-    making = _making(model, out, steps, step_cache, seed, settings)
+    making = _making(model, out, steps, step_cache, seed, settings, device)
     _tell(animate_command(making, image, prompt, frames=frames, frame_rate=frame_rate, at=at))
 
 
@@ -100,6 +112,7 @@ def extend(
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
+    device: Device = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
@@ -107,7 +120,7 @@ def extend(
     from kinema.task_commands import extend_command
 
     sides = {"before": backward or both, "after": forward or both or not backward}
-    making = _making(model, out, steps, step_cache, seed, settings)
+    making = _making(model, out, steps, step_cache, seed, settings, device)
     _tell([extend_command(making, video, prompt, frames=frames, context=context, **sides)])
 
 
@@ -120,13 +133,14 @@ def loop(
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
+    device: Device = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
     """Lead a video's end back to its beginning, so that it can be shown without end."""
     from kinema.task_commands import loop_command
 
-    making = _making(model, out, steps, step_cache, seed, settings)
+    making = _making(model, out, steps, step_cache, seed, settings, device)
     _tell([loop_command(making, video, prompt, frames=frames, context=context)])
 
 
@@ -140,13 +154,14 @@ def connect(
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
+    device: Device = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
     """Lead from one video to another."""
     from kinema.task_commands import connect_command
 
-    making = _making(model, out, steps, step_cache, seed, settings)
+    making = _making(model, out, steps, step_cache, seed, settings, device)
     _tell([connect_command(making, first, second, prompt, frames=frames, context=context)])
 
 
@@ -161,13 +176,14 @@ def edit(
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
+    device: Device = None,
     seed: NoiseSeed = 0,
     out: Out = "generated",
 ) -> None:
     """Change a video or an image towards a prompt: all of it, a region, or beyond its frame (with --strength 1)."""
     from kinema.task_commands import edit_command
 
-    making = _making(model, out, steps, step_cache, seed, settings)
+    making = _making(model, out, steps, step_cache, seed, settings, device)
     _tell([edit_command(making, video, prompt, strength=strength, mask=mask, height=height, width=width)])
 
 
@@ -193,8 +209,8 @@ def _making(*values: Any) -> Any:
     """`kinema.making.Making` of its attributes, imported when a command runs; None of settings means none."""
     from kinema.making import Making
 
-    *others, settings = values
-    return Making(*others, settings or ())
+    *others, settings, device = values
+    return Making(*others, settings or (), device)
 
 
 def _tell(written: Iterable[Any]) -> None:

@@ -58,7 +58,7 @@ def extend(
     gaps = ([_before(video, before, context, st)] if before else []) + (
         [_after(video, after, context, st)] if after else []
     )
-    made = _generated(pipeline, gaps, clip, prompt, seed)
+    made = _checked(pipeline, gaps, clip, prompt, seed)
     parts = [*made[: bool(before)], video, *made[bool(before) :]]
     return replace(clip, video=torch.cat(parts, dim=1), captions={"prompt": prompt})
 
@@ -121,7 +121,7 @@ def connect(
         sizes = " and ".join(f"{c.video.shape[2]} x {c.video.shape[3]}" for c in (first, second))
         raise ValueError(f"the clips to connect have {sizes} pixels; `matched` makes them equal")
     gap = _between(first.video, second.video, frames, context, pipeline.vae.stride[0])
-    (made,) = _generated(pipeline, [gap], first, prompt, seed)
+    (made,) = _checked(pipeline, [gap], first, prompt, seed)
     video = torch.cat([first.video, made, second.video], dim=1)
     return replace(first, video=video, captions={"prompt": prompt})
 
@@ -133,7 +133,7 @@ def loop(pipeline: Pipeline, clip: Clip, prompt: str, *, frames: int, context: i
         ValueError: as `connect`.
     """
     gap = _between(clip.video, clip.video, frames, context, pipeline.vae.stride[0])
-    (made,) = _generated(pipeline, [gap], clip, prompt, seed)
+    (made,) = _checked(pipeline, [gap], clip, prompt, seed)
     return replace(clip, video=torch.cat([clip.video, made], dim=1), captions={"prompt": prompt})
 
 
@@ -200,6 +200,12 @@ def _enough(video: Tensor, needed: int, context: int) -> Tensor:
 def _still(tail: Tensor, count: int) -> Tensor:
     """The tail after so many copies of its first frame, as if the video had been still until then."""
     return torch.cat([tail[:, :1].expand(-1, count, -1, -1), tail], dim=1)
+
+
+def _checked(pipeline: Pipeline, gaps: Sequence[_Gap], clip: Clip, prompt: str, seed: int) -> list[Tensor]:
+    """`_generated`, once the gaps are found to fit in memory."""
+    pipeline.check([Request("", gap.frames, *clip.video.shape[2:]) for gap in gaps])
+    return _generated(pipeline, gaps, clip, prompt, seed)
 
 
 def _generated(pipeline: Pipeline, gaps: Sequence[_Gap], clip: Clip, prompt: str, seed: int) -> list[Tensor]:

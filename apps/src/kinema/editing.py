@@ -34,6 +34,7 @@ def edit(
     missing = -(count - 1) % pipeline.vae.stride[0]
     video = torch.cat([clip.video, clip.video[:, -1:].expand(-1, missing, -1, -1)], dim=1)
     request = Request(prompt, count + missing, height, width, clip.frame_rate, clip.id, given=video, keep_region=keep)
+    pipeline.check([request])
     (made,) = replace(pipeline, sampler=sampler).generate([request], seed=seed)
     changed = made.video[:, :count]
     if keep is not None:

@@ -13,6 +13,7 @@ from kinema.config import load_config, print_config, validate_components
 from kinema.errors import UserError
 from kinema.model_folder import load_model
 from kinema.pipeline import best_device
+from kinema.text_cache import encoder_hash
 from kinema.training.data_module import in_range
 from kinema.training.settings import Encoding
 
@@ -34,7 +35,7 @@ def encode_command(file: str | None, overrides: Sequence[str] = (), *, print_onl
             raise UserError(f"text.{label} is trained with the transformer, so its features cannot be cached")
     made_by = {
         "vae": weights_hash(vae.state_dict()),
-        "text": [weights_hash(encoder.state_dict()) for encoder in text],
+        "text": [encoder_hash(encoder) for encoder in text],
         "data": config.data,
     }
     for network in (vae, *text):

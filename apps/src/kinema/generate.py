@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from kinema_core import Clip
-from kinema_data import read_clip, to_float
 from rich.progress import Progress
 from torch import Tensor
 
 from kinema import previewing
 from kinema.continuing import CONTEXT, rollout
-from kinema.making import Making, clipped
+from kinema.errors import UserError
+from kinema.making import Making, clipped, read_made
 from kinema.pipeline import PACK_CELLS, Moment, Pipeline, Request
 
 
@@ -52,6 +52,8 @@ def generate_command(making: Making, prompts: Sequence[str], sizes: Sizes, *, pr
         Request(clipped(prompt), sizes.frames, sizes.height, sizes.width, rate, id=str(i))
         for i, prompt in enumerate(prompts)
     ]
+    if sizes.window is not None and preview:
+        raise UserError("a preview is of a clip that is made at once: give --window or --preview")
     if sizes.window is not None:
         return _rolled_out(making, pipeline, requests, sizes.window, sizes.context)
     pipeline.check(requests)
@@ -65,10 +67,10 @@ def animate_command(
 ) -> list[Path]:
     """An mp4 that shows the image (or the first frame of a video) first, in the middle or last, and has its size."""
     pipeline = making.pipeline()
-    shown = to_float(read_clip(image).frames[:1])
+    shown = read_made(image).video[:, :1]
     request = Request(clipped(prompt), frames, *shown.shape[2:], frame_rate or pipeline.frame_rate)
     pipeline.check([request])
-    return _written(making, pipeline, [pipeline.showing(shown, request, at)], task="animate", source=image)
+    return _written(making, pipeline, [pipeline.showing(shown, request, at)], task="animate", source=image, at=at)
 
 
 def generate_clips(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from kinema_core import Clip
-from kinema_data import VideoWriter, to_uint8, write_image
+from kinema_data import VideoWriter, read_clip, read_metadata, to_float, to_uint8, unenlarged, write_image
 from torch import Tensor
 
 from kinema.errors import UserError
@@ -28,6 +29,7 @@ class Making:
         step_cache: see `Pipeline`.
         seed: of the noise.
         settings: over those of the model's folder, such as "dit.attention=window".
+        device: where to compute; None: `best_device`.
     """
 
     model: str
@@ -36,13 +38,20 @@ class Making:
     step_cache: float = 0.0
     seed: int = 0
     settings: Sequence[str] = ()
+    device: str | None = None
 
     def pipeline(self) -> Pipeline:
-        """The model. UserError: a step cache below 0."""
+        """The model. UserError: a step cache below 0, or no such device."""
         if self.step_cache < 0:
             raise UserError(f"a step cache of {self.step_cache} is below 0, where every step is computed")
+        try:
+            device = None if self.device is None else torch.device(self.device)
+        except RuntimeError:
+            raise UserError(f"there is no device {self.device!r}; devices are cpu, cuda, cuda:1, ...") from None
         changes = {} if self.steps is None else {"num_steps": self.steps}
-        return Pipeline.load(self.model, step_cache=self.step_cache, settings=self.settings, **changes)
+        return Pipeline.load(
+            self.model, device=device, settings=self.settings, step_cache=self.step_cache, **changes
+        )  # fmt: skip
 
     def write(self, pipeline: Pipeline, clip: Clip, **facts: Any) -> Path:
         """Write a clip; the file says these facts and how it was made."""
@@ -79,6 +88,15 @@ class Making:
             for piece in pieces:
                 writer.write(to_uint8(piece))
         return path
+
+
+def read_made(path: str) -> Clip:
+    """A video or image; what Kinema wrote enlarged, so that players show it, is brought back to its own size."""
+    found, size = read_clip(path), read_metadata(path).get("size")
+    frames = found.frames
+    if isinstance(size, list) and len(size) == 3 and all(isinstance(n, int) and n > 0 for n in size):
+        frames = unenlarged(frames, size[1], size[2])
+    return Clip(Path(path).name, to_float(frames), found.frame_rate)
 
 
 def clipped(prompt: str) -> str:

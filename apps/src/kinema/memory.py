@@ -45,6 +45,7 @@ def frame_bytes(frames: int, height: int, width: int) -> int:
 
 def free_bytes(device: torch.device) -> int:
     """What can be allocated on a device without swapping; those without memory of their own use the computer's."""
-    if device.type in ("cuda", "xpu"):
-        return torch.accelerator.get_memory_info(device)[0]
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # free to us, not to others
+        return torch.cuda.mem_get_info(device)[0] + kept
     return psutil.virtual_memory().available

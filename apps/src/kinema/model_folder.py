@@ -134,6 +134,11 @@ def _changed(entries: Mapping[str, Any], words: Sequence[str], source: str | Pat
     for key, layer in _by_component(parse_words(words), entries, source).items():
         entry = entries[key]
         node = merge_node({"name": entry["name"], **entry["settings"]}, layer, key)
+        if node is None:
+            raise ConfigError(f"{source} needs its {key}; it cannot be null")
+        for setting in (*FROM, *entry.get("files", {})):
+            if setting in node:
+                raise ConfigError(f"{key}.{setting} cannot be set: weights and files are those of {source}")
         name = node.pop("name")
         changed[key] = {**entry, "name": name, "settings": node}
         if name != entry["name"]:
@@ -146,12 +151,13 @@ def _changed(entries: Mapping[str, Any], words: Sequence[str], source: str | Pat
 
 def _by_component(
     layer: Mapping[str, Any], entries: Mapping[str, Any], source: str | Path, where: str = ""
-) -> dict[str, Mapping[str, Any]]:
+) -> dict[str, Any]:
     """{"text": {"main": {...}}, "dit": {...}} -> {"text.main": {...}, "dit": {...}}."""
-    found: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, Any] = {}
     for part, value in layer.items():
         key = where + part
-        if not isinstance(value, Mapping) or not (key in entries or any(e.startswith(f"{key}.") for e in entries)):
+        group = isinstance(value, Mapping) and any(entry.startswith(f"{key}.") for entry in entries)
+        if not (key in entries or group):
             raise ConfigError(f"{key} is no component of {source}{nearest(key, entries)}; it has {', '.join(entries)}")
         found |= {key: value} if key in entries else _by_component(value, entries, source, f"{key}.")
     return found

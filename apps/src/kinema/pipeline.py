@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 from kinema.memory import check_memory
 from kinema.model_folder import load_model
-from kinema.tasks import Keep, frames_mask, region_mask, snapped, source_features
+from kinema.tasks import Keep, frames_mask, region_mask, source_features, whole_patches
 
 #: Where an image stands in a video.
 Moment: TypeAlias = Literal["first", "middle", "last"]
 #: Name of the features per cell by which an image-to-video model is given frames, in place of a keep mask.
 SOURCE = "source"
-#: Latent frames that are decoded at once where frames are written as they are made.
-STREAMED = 4
+#: Pixels of the frames that are decoded at once, if a latent has no more, where they are written as they are made.
+STREAMED = 2**17
 #: Latent cells of a pack in sampling; bounds the memory and keeps the matrices large.
 PACK_CELLS = 16384
 
@@ -101,7 +101,7 @@ class Pipeline:
 
         Args:
             folder: as `kinema train dit` wrote it.
-            device: where to compute; None: on an accelerator where there is one.
+            device: where to compute; None: `best_device`.
             settings: over those of the folder, as of `load_model`.
             changes: `sampler`, `guidance`, `num_steps` in place of the folder's, `step_cache`.
 
@@ -147,10 +147,8 @@ class Pipeline:
             progress: called with the number of clips done in each pack.
 
         Raises:
-            ValueError: a size that the VAE cannot decode or that takes more memory than is free, or `given` of another
-                size.
+            ValueError: a size that the VAE cannot decode, or `given` of another size.
         """
-        self.check(requests)
         grids = [self.vae.latent_grid(r.frames, r.height, r.width) for r in requests]
         clips: dict[int, Clip] = {}
         for pack in _packs(grids):
@@ -166,6 +164,10 @@ class Pipeline:
     @torch.no_grad()
     def sample(self, requests: Sequence[Request], *, seed: int = 0) -> list[Tensor]:
         """Latents (C, t, h, w) of the requests, all in one pack."""
+        if self.sampler.from_clean and any(request.given is None for request in requests):
+            raise ValueError(
+                f"{type(self.sampler).__name__} begins with a given clip: use `kinema edit`, or another sampler"
+            )
         channels, device = self.vae.latent_channels, device_of(self.dit)
         grids = [self.vae.latent_grid(r.frames, r.height, r.width) for r in requests]
 
@@ -194,9 +196,9 @@ class Pipeline:
 
             return guide(predict, values, t)
 
-        sizes = torch.tensor(x.lengths, device=device)
+        sizes = torch.tensor(x.lengths)
         times = self.law.times(self.num_steps, sizes).float()
-        times = times.repeat_interleave(sizes, dim=1, output_size=sum(x.lengths))
+        times = times.repeat_interleave(sizes, dim=1, output_size=sum(x.lengths)).to(device)
         start = keep.given if self.sampler.from_clean else x.values * self.law.sigma(times[0])[:, None]
         out = self.sampler(keep.wrap(denoise), keep.start(start), times, self.law, noise=noise)
         return x.replace(keep.start(out)).clips()
@@ -207,9 +209,9 @@ class Pipeline:
         Raises:
             ValueError: as `generate`.
         """
-        self.check([request])
         (latents,) = self.sample([request], seed=seed)
-        pieces = latents[None].to(device_of(self.vae)).split(STREAMED, dim=2)
+        count = max(1, STREAMED // (self.vae.stride[0] * request.height * request.width))
+        pieces = latents[None].to(device_of(self.vae)).split(count, dim=2)
         with torch.no_grad():
             for frames in self.vae.decode_stream(pieces, size=(request.height, request.width)):
                 yield frames[0].clamp(-1, 1).cpu()
@@ -241,7 +243,10 @@ class Pipeline:
         return replace(request, given=still, keep_frames=(kept,))
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Raise ValueError where the VAE cannot decode a size, or it takes more memory than is free."""
+        """Raise ValueError where the VAE cannot decode a size, or it takes more memory than is free.
+
+        Commands and tasks ask before they begin; `generate` itself does not.
+        """
         for frames, height, width in {(r.frames, r.height, r.width) for r in requests}:
             check_memory(self.vae, self.dit, frames, height, width)
 
@@ -253,7 +258,7 @@ class Pipeline:
         masks, given = [], []
         for request, grid in zip(requests, x.grids, strict=True):
             kept = () if self._takes_source else request.keep_frames
-            mask = snapped(frames_mask(grid, kept), self.dit.patch)
+            mask = frames_mask(grid, whole_patches(kept, grid[0], self.dit.patch[0]))
             if request.keep_region is not None:
                 mask = mask | region_mask(grid, request.keep_region, self.vae.stride[1:], self.dit.patch)
             masks.append(mask.flatten())
@@ -318,8 +323,12 @@ def reconstruct(vae: VideoVAE, clip: Clip) -> Clip:
 
 
 def best_device() -> torch.device:
-    """Of this machine: an accelerator where there is one (hide it by CUDA_VISIBLE_DEVICES=), else the CPU."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    """Of this machine: a GPU of CUDA or XPU where there is one, else the CPU.
+
+    Others are used only where they are asked for: not all of them compute in float64, as schedules and keys do.
+    """
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found if found is not None and found.type in ("cuda", "xpu") else torch.device("cpu")
 
 
 def _packs(grids: Sequence[tuple[int, int, int]]) -> Iterator[list[int]]:

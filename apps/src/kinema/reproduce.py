@@ -20,6 +20,8 @@ def reproduce_command(file: str, model: str, *, out: str) -> tuple[Path, int]:
     Raises:
         UserError: the file does not say how it was made, was made from a given video, or by other weights.
     """
+    if Path(out).resolve() == Path(file).resolve().parent:
+        raise UserError(f"{out} is the folder of {file}; name another with --out")
     facts = read_metadata(file)
     missing = [key for key in NEEDED if key not in facts]
     if missing:

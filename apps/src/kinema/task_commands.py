@@ -2,36 +2,35 @@
 
 from pathlib import Path
 
-import torch
 from kinema_core import Clip
-from kinema_data import read_clip, read_metadata, to_float
-from torch.nn.functional import interpolate
+from kinema_data import read_clip, to_float, unenlarged
+from torch import Tensor
 
 from kinema import continuing, editing
 from kinema.errors import UserError
-from kinema.making import Making, clipped
+from kinema.making import Making, clipped, read_made
 
 
 def extend_command(
     making: Making, video: str, prompt: str, *, frames: int, before: bool, after: bool, context: int
 ) -> Path:
     """The video with `frames` new frames before it, after it, or both."""
-    pipeline, clip = making.pipeline(), _read(video)
+    pipeline, clip = making.pipeline(), read_made(video)
     counts = {"before": frames if before else 0, "after": frames if after else 0}
     made = continuing.extend(pipeline, clip, clipped(prompt), **counts, context=context, seed=making.seed)
-    return making.write(pipeline, made, task="extend", prompt=prompt, source=video, **counts)
+    return making.write(pipeline, made, task="extend", prompt=prompt, source=video, context=context, **counts)
 
 
 def loop_command(making: Making, video: str, prompt: str, *, frames: int, context: int) -> Path:
     """The video and `frames` new frames from its end to its beginning."""
-    pipeline, clip = making.pipeline(), _read(video)
+    pipeline, clip = making.pipeline(), read_made(video)
     made = continuing.loop(pipeline, clip, clipped(prompt), frames=frames, context=context, seed=making.seed)
-    return making.write(pipeline, made, task="loop", prompt=prompt, source=video)
+    return making.write(pipeline, made, task="loop", prompt=prompt, source=video, context=context)
 
 
 def connect_command(making: Making, first: str, second: str, prompt: str, *, frames: int, context: int) -> Path:
     """Both videos with `frames` new frames between them; the second at the size and the rate of the first."""
-    one, given = _read(first), _read(second)
+    one, given = read_made(first), read_made(second)
     other = continuing.matched(given, one)
     if other.video.shape[2:] != given.video.shape[2:] or other.frame_rate != given.frame_rate:
         height, width = one.video.shape[2:]
@@ -40,7 +39,7 @@ def connect_command(making: Making, first: str, second: str, prompt: str, *, fra
     made = continuing.connect(
         pipeline, one, other, clipped(prompt), frames=frames, context=context, seed=making.seed
     )  # fmt: skip
-    return making.write(pipeline, made, task="connect", prompt=prompt, source=[first, second])
+    return making.write(pipeline, made, task="connect", prompt=prompt, source=[first, second], context=context)
 
 
 def edit_command(
@@ -54,8 +53,8 @@ def edit_command(
     width: int | None,
 ) -> Path:
     """The video changed towards the prompt: all of it, where a mask is white, or beyond its frame."""
-    clip = _read(video)
-    keep = None if mask is None else _black(mask)
+    clip = read_made(video)
+    keep = None if mask is None else _black(mask, clip)
     if height or width:
         if keep is not None:
             raise UserError("a mask and a larger frame exclude each other: give --mask, or --height and --width")
@@ -63,19 +62,10 @@ def edit_command(
         clip, keep = editing.framed(clip, height or old[0], width or old[1])
     pipeline = making.pipeline()
     made = editing.edit(pipeline, clip, clipped(prompt), strength=strength, keep=keep, seed=making.seed)
-    return making.write(pipeline, made, task="edit", prompt=prompt, source=video, strength=strength)
+    return making.write(pipeline, made, task="edit", prompt=prompt, source=video, strength=strength, mask=mask)
 
 
-def _read(path: str) -> Clip:
-    """A clip; what Kinema made and wrote enlarged, so that players show it, is brought back to its own size."""
-    found, facts = read_clip(path), read_metadata(path)
-    video = to_float(found.frames)
-    size = tuple(facts.get("size", video.shape[1:]))[1:]
-    if size != video.shape[2:]:
-        video = interpolate(video.transpose(0, 1), size, mode="area").transpose(0, 1)
-    return Clip(Path(path).name, video, found.frame_rate)
-
-
-def _black(path: str) -> torch.Tensor:
-    """(H, W): where an image is darker than middle grey."""
-    return to_float(read_clip(path).frames)[:, 0].mean(0) < 0
+def _black(path: str, clip: Clip) -> Tensor:
+    """(H, W): where an image is darker than middle grey; one of the clip's file as players show it will do too."""
+    height, width = clip.video.shape[2:]
+    return to_float(unenlarged(read_clip(path).frames, height, width))[:, 0].mean(0) < 0

@@ -47,6 +47,23 @@ def frames_mask(grid: tuple[int, int, int], frames: Sequence[int]) -> Tensor:
     return mask
 
 
+def whole_patches(kept: Sequence[int], t: int, length: int) -> list[int]:
+    """Those of the kept latent frames, of t, whose patch of `length` frames is kept whole: no other can be.
+
+    Raises:
+        ValueError: frames are kept, and no patch of them whole.
+    """
+    starts = [frame - frame % length for frame in kept]
+    whole = [
+        frame
+        for frame, start in zip(kept, starts, strict=True)
+        if all(other in kept for other in range(start, min(t, start + length)))
+    ]
+    if kept and not whole:
+        raise ValueError(f"no patch of {length} latent frames is given whole; give more frames")
+    return whole
+
+
 @torch.no_grad()
 def source_features(vae: VideoVAE, shape: tuple[int, int, int], given: Tensor | None, frames: Sequence[int]) -> Tensor:
     """What Wan's image-to-video models are given beside the latents: which frames are known, and their latents.

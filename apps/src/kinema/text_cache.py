@@ -1,10 +1,21 @@
 """Features of a frozen text encoder, computed once a caption."""
 
+import hashlib
 from collections.abc import Callable
 
 import torch
-from kinema_core import TextEncoder, TextFeatures
+from kinema_core import TextEncoder, TextFeatures, weights_hash
 from torch import nn
+
+#: Their tokens tell tokenizers, lengths and paddings apart.
+PROBES = ("", "A red circle moves left.", 1000 * "word ")
+
+
+@torch.no_grad()
+def encoder_hash(encoder: TextEncoder) -> str:
+    """Names what features depend on: the weights, and how many tokens captions have, real and padded."""
+    masks = [encoder([probe]).mask.int().tolist() for probe in PROBES]
+    return hashlib.sha256(f"{weights_hash(encoder.state_dict())} {masks}".encode()).hexdigest()
 
 
 class CachedText(nn.Module):

@@ -20,6 +20,7 @@ from kinema_data import (
     read_metadata,
     to_float,
     to_uint8,
+    unenlarged,
     write_image,
     write_preview,
     write_video,
@@ -218,3 +219,16 @@ def test_reading_from_many_threads(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(found) == 8 and all(torch.equal(found[0], other) for other in found)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (257, 257), (101, 95), (300, 256), (17, 400)])
+def test_a_preview_comes_back_at_its_own_size(tmp_path, height, width):
+    """Columns of two colours show a shift or a blur by one pixel; a preview's coding costs some levels."""
+    frames = torch.zeros(3, height, width, 3, dtype=torch.uint8)
+    frames[:, :, ::2] = 200
+    write_preview(tmp_path / "a.mp4", frames, 8.0)
+    found = unenlarged(read_clip(tmp_path / "a.mp4").frames, height, width)
+    assert found.shape == frames.shape
+    assert (found.float() - frames).abs().mean() < 6
+    other = torch.zeros(2, 40, 40, 3, dtype=torch.uint8)
+    assert unenlarged(other, 32, 32) is other

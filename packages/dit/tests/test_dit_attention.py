@@ -6,7 +6,7 @@ from kinema_core import Conditioning, Ragged, seeded_normal
 from kinema_core.testing import DiTContract, largest_difference, randomise
 
 from kinema_dit import VideoDiT
-from kinema_dit.attention import joint_attention
+from kinema_dit.attention import joint_attention, packed_attention
 from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
 from kinema_dit.packing import pack
 
@@ -143,3 +143,14 @@ def test_refused():
         VideoDiT(latent_channels=4, attention="local")
     with pytest.raises(ValueError, match="block 0 start at 1"):
         VideoDiT(latent_channels=4, attention="block_causal", block=0)
+
+
+@pytest.mark.parametrize("keys", [5, 600])
+def test_attention_under_autocast_takes_normalised_queries_in_float32(keys):
+    q, k = seeded_normal((keys, 2, 8), "q"), seeded_normal((keys, 2, 8), "k")
+    v = seeded_normal((keys, 2, 8), "v").bfloat16()
+    packing = pack(((1, 1, keys),), (1, 1, 1), torch.device("cpu"))
+    found = packed_attention(q, k, v, packing)
+    assert found.dtype == torch.bfloat16
+    right = packed_attention(q, k, v.float(), packing)
+    assert largest_difference(found.float(), right) < 0.05

@@ -40,17 +40,17 @@ def noise(step: int) -> Tensor:
     return seeded_normal(SHAPE, "noise", step).double()
 
 
-def ours(sampler, law: Diffusion, ratios: Tensor, start: Tensor) -> list[Tensor]:
+def ours(sampler, law: Diffusion, ratios: Tensor, start: Tensor, draw=noise) -> list[Tensor]:
     """The clean estimates of all steps and the result, over noise ratios sigma / alpha (S + 1,)."""
     times = torch.where(ratios > 0, law.time_at(-2 * ratios.clamp(min=1e-30).log()), 0)
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = law.alpha(t)[:, None], law.sigma(t)[:, None]
-        return clean(x / (alpha.square() + sigma.square()).sqrt(), sigma / alpha)
+        return clean(x / (alpha.square() + sigma.square()).sqrt(), sigma / alpha.clamp(min=1e-9))
 
     seen: list[Tensor] = []
     times = times[:, None].expand(-1, len(start))
-    out = sampler(denoise, start, times, law, noise=noise, callback=lambda _, x0: seen.append(x0))
+    out = sampler(denoise, start, times, law, noise=draw, callback=lambda _, x0: seen.append(x0))
     return [*seen, out]
 
 
@@ -88,11 +88,7 @@ def test_ddpm():
         generator = torch.Generator().manual_seed(step)
         drawn.append(torch.randn(SHAPE, generator=generator, dtype=torch.float64))
         x = scheduler.step(theirs[-1], t, x, generator=generator.manual_seed(step)).prev_sample
-    times = DDPMLaw().time_at(-2 * ratios[:-1].log())
-    times = torch.cat([times, torch.zeros(1, dtype=torch.float64)])[:, None].expand(-1, SHAPE[0])
-    steps = iter(theirs)
-    out = DDPMSampler()(lambda *_: next(steps), noise(-1), times, DDPMLaw(), noise=lambda step: drawn[step])
-    assert (out - x).abs().max() < 1e-5
+    compare(ours(DDPMSampler(), DDPMLaw(), ratios, noise(-1), draw=lambda step: drawn[step]), [*theirs, x])
 
 
 def multistep(scheduler, law: Diffusion, ratio, **options) -> tuple[Tensor, list[Tensor]]:
@@ -136,10 +132,8 @@ def test_flow_euler():
         size = ((1 - sigma).square() + sigma.square()).sqrt()
         theirs.append(clean(x / size, sigma / (1 - sigma).clamp(min=1e-9)))
         x = scheduler.step((x - theirs[-1]) / sigma, t, x).prev_sample
-    steps = iter(theirs)
-    times = sigmas[:, None].expand(-1, SHAPE[0])
-    out = EulerSampler()(lambda *_: next(steps), noise(-1), times, FlowLaw(), noise=noise)
-    assert (out - x).abs().max() < 1e-5
+    ratios = sigmas / (1 - sigmas)  # infinite at first
+    compare(ours(EulerSampler(), FlowLaw(), ratios, noise(-1)), [*theirs, x])
 
 
 def test_edm_euler():

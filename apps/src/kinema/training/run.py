@@ -37,7 +37,7 @@ from kinema.pipeline import Pipeline
 from kinema.runs import Run, new_run_id, open_run
 from kinema.scoring import build_metrics, load_clip
 from kinema.sizes import parse_size
-from kinema.text_cache import CachedText
+from kinema.text_cache import CachedText, encoder_hash
 from kinema.tracking import MlflowTracker
 from kinema.training.clip_module import CLIPModule
 from kinema.training.data_module import BudgetDataModule, Remembered, pixels, readable
@@ -318,7 +318,7 @@ def _with_stored_features(encoder: TextEncoder, cache: CachedLatents) -> TextEnc
     """A frozen encoder with the features that the cache holds of it; one that learns as it is."""
     if encoder.trainable:
         return encoder
-    hashes, own = cache.made_by.get("text", []), weights_hash(encoder.state_dict())
+    hashes, own = cache.made_by.get("text", []), encoder_hash(encoder)
     if own not in hashes:
         if hashes:
             print(f"{cache.folder} holds text features of other encoders; this run computes its own")

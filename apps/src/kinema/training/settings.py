@@ -185,7 +185,7 @@ class DiTTraining:
         packs: 0, or how many packs of equal cost, each of clips of all sizes, a global batch consists of.
         pack_quadratic: cost of a pack is L + this times L^2 over its clips of L cells; about 1 / (24 x width of the
             transformer) with patches of 4 cells.
-        compile: torch.compile of the transformer, for all mixes of sizes alike; on a CPU it needs a C++ compiler and
+        compile: torch.compile of the transformer, once for all mixes of sizes; on a CPU it needs a C++ compiler and
             most of a minute.
     """
 

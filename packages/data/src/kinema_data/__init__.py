@@ -10,7 +10,16 @@ from kinema_data.manifest import ManifestDataset
 from kinema_data.packs import PackSampler
 from kinema_data.sampler import Draw, PlannedSampler
 from kinema_data.sheet import contact_sheet
-from kinema_data.video import VideoWriter, enlarge, to_float, to_uint8, write_image, write_preview, write_video
+from kinema_data.video import (
+    VideoWriter,
+    enlarge,
+    to_float,
+    to_uint8,
+    unenlarged,
+    write_image,
+    write_preview,
+    write_video,
+)
 
 __all__ = [
     "BadClip",
@@ -39,6 +48,7 @@ __all__ = [
     "read_metadata",
     "to_float",
     "to_uint8",
+    "unenlarged",
     "write_image",
     "write_preview",
     "write_video",

@@ -48,6 +48,19 @@ def enlarge(frames: Tensor, min_side: int) -> Tensor:
     return frames.repeat_interleave(factor, -3).repeat_interleave(factor, -2) if factor > 1 else frames
 
 
+def unenlarged(frames: Tensor, height: int, width: int) -> Tensor:
+    """Frames (..., H, W, 3) uint8 of a preview (`VideoWriter.preview`) of `height` x `width`, at that size again.
+
+    Frames of any other size are no such preview, and come back as they are.
+    """
+    factor = max(1, -(-PREVIEW_SIDE // min(height, width)))
+    rows, columns = height * factor, width * factor
+    if tuple(frames.shape[-3:-1]) != (rows + rows % 2, columns + columns % 2):
+        return frames
+    blocks = frames[..., :rows, :columns, :].unflatten(-2, (width, factor)).unflatten(-4, (height, factor))
+    return blocks.float().mean((-4, -2)).round().to(torch.uint8)
+
+
 class VideoWriter:
     """An H.264 mp4 written chunk by chunk, as frames are decoded. A context manager.
 

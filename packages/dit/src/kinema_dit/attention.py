@@ -13,6 +13,8 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from kinema_dit.neighbourhoods import Neighbourhoods
 from kinema_dit.packing import Packing
 
+#: Bytes of a value in half precision. Under autocast values are in it, while normalised queries and keys are not.
+HALF = 2
 #: Up to so many keys the CPU's fused kernel is slower than two matrix products in half precision: its backward takes
 #: up to ten times as long.
 SHORT = 512
@@ -46,8 +48,8 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tenso
         (L, H, E).
     """
     groups = packing.groups
-    if q.is_cuda:
-        return _varlen_attention(q, k, v, groups)
+    if q.is_cuda and v.element_size() == HALF:
+        return _varlen_attention(q.to(v.dtype), k.to(v.dtype), v, groups)
     out: list[Tensor] = []
     counts = [count * length for count, length in groups]
     for (count, length), *qkv in zip(groups, q.split(counts), k.split(counts), v.split(counts), strict=True):
@@ -112,12 +114,13 @@ def joint_attention(
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, H, L, E) x (B, H, S, E) -> (B, H, L, E)."""
-    if q.is_cuda or q.element_size() >= 4 or k.shape[2] > SHORT:
-        return scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    q, k = q.to(v.dtype), k.to(v.dtype)
+    if q.is_cuda or v.element_size() != HALF or k.shape[2] > SHORT:
+        return scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(v.dtype))
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if bias is not None:
         scores = scores + bias
-    return scores.softmax(-1) @ v
+    return scores.softmax(-1).to(v.dtype) @ v
 
 
 def _varlen_attention(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+#: Above so many values a matrix of members costs more than it saves.
+MOST_MEMBERS = 2**22
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -19,24 +22,27 @@ class Levels:
         noise: (M,) of the pairs.
         clip: (M,) of the pairs.
         index: (L,) the pair of each token.
-        members: (M, L), 1 where a token has the pair, else 0.
+        members: (M, L), 1 where a token has the pair, else 0; None where it would be large, or no gradients are wanted.
     """
 
     noise: Tensor
     clip: Tensor
     index: Tensor
-    members: Tensor
+    members: Tensor | None
 
     @classmethod
     def of(cls, noise: Tensor, clip: Tensor) -> "Levels":
         """Of the tokens' noise levels (L,), in [0, 1], and clips (L,)."""
         # A clip's number and half its level (below 1) in one sortable key.
         keys, index = torch.unique(clip.double() + noise.double() / 2, return_inverse=True)
-        members = one_hot(index, len(keys)).T.to(noise.dtype)
+        wanted = torch.is_grad_enabled() and len(keys) * len(index) <= MOST_MEMBERS
+        members = one_hot(index, len(keys)).T.to(noise.dtype) if wanted else None
         return cls((keys.frac() * 2).to(noise.dtype), keys.long(), index, members)
 
     def rows(self, table: Tensor) -> Tensor:
         """Each token's row of a table (M, D): (L, D)."""
+        if self.members is None:
+            return table.index_select(0, self.index)
         return _Rows.apply(table, self.index, self.members)
 
 

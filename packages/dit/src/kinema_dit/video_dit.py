@@ -190,7 +190,7 @@ class VideoDiT(DiT):
         Args:
             args, kwargs: of torch.compile.
             attention: in the graphs too: some per cent faster, but compiled anew for every mix of sizes. Else two mixes
-                are compiled, and the second serves for all others.
+                are compiled, and the second serves for all others but packs of a single clip or token.
         """
         for module in self.modules():
             if isinstance(module, Stream | CrossAttention):

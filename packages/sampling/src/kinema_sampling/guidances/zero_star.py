@@ -31,7 +31,7 @@ class ZeroStarGuidance(Guidance):
     """
 
     scale: float = 4.0
-    zero_above: float = 0.99
+    zero_above: float = 0.985
 
     def __post_init__(self) -> None:
         if not 0 < self.zero_above <= 1:

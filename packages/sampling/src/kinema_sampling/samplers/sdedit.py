@@ -15,15 +15,16 @@ from kinema_sampling.samplers.steps import level, mix
 class SDEditSampler(Sampler):
     """SDEdit (Meng et al. 2022) around another sampler: x is clean, noised to a time part-way down, then denoised.
 
-    The last round(strength * S) of the S steps are run. Step numbers, for noise and callback, stay those of the whole
-    schedule, so that at strength 1, where the law ends at alpha = 0, this is the base sampler begun with `noise(-1)`.
+    The last round(strength * S) of the S steps are run, at least one above strength 0. Step numbers, for noise and
+    callback, stay those of the whole schedule, so that at strength 1, where the law ends at alpha = 0, this is the base
+    sampler begun with `noise(-1)`.
 
     Args:
         base: the sampler that runs the steps.
         strength: share of the steps that are run, in [0, 1]: 0 returns x as it is, 1 leaves of it what the law leaves.
 
     Raises:
-        ValueError: strength is not in [0, 1].
+        ValueError: strength is not in [0, 1], or the base begins with clean latents too.
     """
 
     from_clean: ClassVar[bool] = True
@@ -33,6 +34,8 @@ class SDEditSampler(Sampler):
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength = {self.strength}; it is from 0 (as given) to 1 (from pure noise)")
+        if self.base.from_clean:
+            raise ValueError(f"base = {self.base}; it is a sampler that begins with noise")
 
     def __call__(
         self,
@@ -46,7 +49,7 @@ class SDEditSampler(Sampler):
     ) -> Tensor:
         """See `kinema_core.Sampler`; x is clean."""
         num_steps = len(times) - 1
-        first = num_steps - round(self.strength * num_steps)
+        first = num_steps - max(round(self.strength * num_steps), int(self.strength > 0))
         if first == num_steps:
             return x
         start = level(law, times[first])
