@@ -1,8 +1,7 @@
 """The judge of made worlds reads texture, noise, a panning camera and every style as it reads flat clips."""
 
 import pytest
-from kinema_data.worlds import Look, World, prompts, render
-from kinema_data.worlds.world import STYLES
+from kinema_data.worlds import STYLES, Look, World, prompts, render
 from kinema_metrics import WorldAccuracy
 
 

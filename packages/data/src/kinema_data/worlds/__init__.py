@@ -4,11 +4,12 @@ from kinema_data.worlds.dataset import ShapesDataset
 from kinema_data.worlds.look import Look
 from kinema_data.worlds.render import render, render_frames
 from kinema_data.worlds.scenes import FRAME_RATES, TRAIN_SIZES, Scene, draw_scene, prompts
-from kinema_data.worlds.world import Laws, World
+from kinema_data.worlds.world import STYLES, Laws, World
 from kinema_data.worlds.write import make_prompts, make_world
 
 __all__ = [
     "FRAME_RATES",
+    "STYLES",
     "TRAIN_SIZES",
     "Laws",
     "Look",
