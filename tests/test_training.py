@@ -56,7 +56,12 @@ def words(*more: str) -> list[str]:
 
 def sample(model: str, **changes: object) -> torch.Tensor:
     pipeline = Pipeline.load(model, num_steps=3, **changes)
-    requests = [Request("a red circle moves left", 5, 24, 40, id="a"), Request("", 1, 17, 30, id="b")]
+    sizes = [(5, 24, 40), (1, 17, 30)]
+    given = [torch.zeros(3, *size) if pipeline.sampler.from_clean else None for size in sizes]
+    prompts = ["a red circle moves left", ""]
+    requests = [
+        Request(prompt, *size, id=prompt, given=clip) for prompt, size, clip in zip(prompts, sizes, given, strict=True)
+    ]
     videos = [clip.video for clip in pipeline.generate(requests)]
     assert [tuple(v.shape) for v in videos] == [(3, 5, 24, 40), (3, 1, 17, 30)]
     assert all(torch.isfinite(v).all() for v in videos)
