@@ -67,7 +67,13 @@ def tuned(folder: Path, demo: Path, minutes: float, *, quick: bool) -> None:
         *["train", "dit", f"--config={config}", f"vae={demo / 'models' / 'vae'}", *weights, "run.out=long"],
         # A clip of a minute has 23,104 cells.
         *["batch_cells=98304", "diffusion.time_mean=0.8", "keep_share=0.3", "optim.decay=1", "optim.lr=1e-3"],
-        *["optim.muon_lr=3e-3", "samples.clips=0", f"trainer.max_minutes={minutes}", "trainer.max_steps=null"],
+        *[
+            "optim.muon_lr=3e-3",
+            "validation=null",
+            "samples.clips=0",
+            f"trainer.max_minutes={minutes}",
+            "trainer.max_steps=null",
+        ],
     )
 
 
