@@ -11,7 +11,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from long import run
+from commands import run
 from PIL import Image
 
 #: Width and height in pixels.

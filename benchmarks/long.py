@@ -10,14 +10,11 @@ are those of the first second, after 1, 10 and 59 seconds. The last line is one 
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+
+from commands import run
 
 RATE = 24
 #: Frames of 5 seconds and of a minute, legal for a temporal stride of 4.
@@ -30,25 +27,6 @@ PROMPTS = (
     "a medium green triangle bounces on a grey background",
     "a large yellow cross moves to the right on a black background",
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a command took."""
-
-    seconds: float
-    bytes: int
-
-
-def run(folder: Path, *words: str) -> Run:
-    """A command of Kinema in a folder; its time and its peak memory."""
-    began = time.perf_counter()
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "kinema", *words], cwd=folder, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"kinema {' '.join(words)} failed: {(folder / 'log').read_text()[-2000:]}")
-    return Run(time.perf_counter() - began, 1024 * usage.ru_maxrss)
 
 
 def tuned(folder: Path, demo: Path, minutes: float, *, quick: bool) -> None:

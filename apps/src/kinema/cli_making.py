@@ -50,11 +50,8 @@ def generate(
     from kinema.generate import Sizes, generate_command
 
     sizes = Sizes(frames, height, width, frame_rate, window, context)
-    _tell(
-        generate_command(
-            _making(model, out, steps, step_cache, seed, settings, device), prompts, sizes, preview=preview
-        )
-    )
+    making = _making(model, out, steps, step_cache, seed, settings, device)
+    _tell(generate_command(making, prompts, sizes, preview=preview))
 
 
 def image(
@@ -72,11 +69,8 @@ def image(
     """Make images from prompts: png files."""
     from kinema.generate import Sizes, generate_command
 
-    _tell(
-        generate_command(
-            _making(model, out, steps, step_cache, seed, settings, device), prompts, Sizes(1, height, width)
-        )
-    )
+    making = _making(model, out, steps, step_cache, seed, settings, device)
+    _tell(generate_command(making, prompts, Sizes(1, height, width)))
 
 
 def animate(

@@ -148,7 +148,7 @@ def _rolled_out(
                 progress.advance(bar, piece.shape[1])
 
         for request in requests:
-            pieces = pieces_of(pipeline, request, making.seed, window, context)
+            pieces = rollout(pipeline, request, window=window, context=context, seed=making.seed)
             facts = {"prompt": request.prompt, "window": window, "context": context}
             paths.append(making.write_pieces(pipeline, request, counted(pieces), **facts))
     return paths

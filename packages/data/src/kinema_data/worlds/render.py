@@ -72,8 +72,7 @@ def coverage(shape: str, centre: Tensor, radius: Tensor, height: int, width: int
     Returns:
         (..., H, W) in [0, 1].
     """
-    x = torch.arange(width) + 0.5 - centre[..., :1]  # (..., W)
-    y = torch.arange(height) + 0.5 - centre[..., 1:]  # (..., H)
+    x, y = _offsets(centre, height, width)
     return (0.5 - _distance(shape, x, y, radius[..., None])).clamp_(0, 1)
 
 
@@ -83,14 +82,11 @@ def styled_coverage(
     """`coverage` of an object drawn in a style of `STYLES`."""
     laws, scale = world.laws, world.scale
     cover = coverage(shape, centre, radius, height, width)
+    x, y = _offsets(centre, height, width)
     if style == "outline":
-        x = torch.arange(width) + 0.5 - centre[..., :1]
-        y = torch.arange(height) + 0.5 - centre[..., 1:]
         inner = _distance(shape, x, y, radius[..., None]) + laws.line * scale
         return cover - (0.5 - inner).clamp_(0, 1)
     if style == "textured":
-        x = torch.arange(width) + 0.5 - centre[..., :1]
-        y = torch.arange(height) + 0.5 - centre[..., 1:]
         period = laws.stripe * scale
         across = (x[..., None, :] + y[..., :, None]) / 2**0.5  # fixed to the object
         from_stripe = (torch.remainder(across + period / 2, period) - period / 2).abs()
@@ -103,6 +99,11 @@ def styled_coverage(
         blocks = pad(cover, rest).unflatten(-2, (-1, side)).unflatten(-1, (-1, side)).mean((-3, -1))
         return blocks.repeat_interleave(side, -2).repeat_interleave(side, -1)[..., :height, :width]
     return cover
+
+
+def _offsets(centre: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The pixels' middles from centres (..., 2): x (..., W) and y (..., H)."""
+    return torch.arange(width) + 0.5 - centre[..., :1], torch.arange(height) + 0.5 - centre[..., 1:]
 
 
 def _distance(shape: str, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
