@@ -38,7 +38,9 @@ def test_weights_choose_the_kind():
     heads, tails = (whole_frames(masks(weights=only(kind))).int() for kind in ("head", "tail"))
     assert (heads.diff(dim=1) <= 0).all() and (tails.diff(dim=1) >= 0).all()
     ends = whole_frames(masks(weights=only("ends")))
-    assert ends[:, 0].all() and ends[:, -1].all() and not ends[:, -2].any()
+    assert ends[:, 0].all() and ends[:, -1].all() and not ends[:, 2].any()
+    lengths = torch.stack([ends[:, :2].sum(1), ends[:, -2:].sum(1)], 1)
+    assert len(lengths.unique(dim=0)) == 4, "one or two latents at each end"
     boxes = masks(weights=only("box"))
     assert (boxes == boxes[:, :1]).all()
     # Twenty times as often: 20 of 25 draws.

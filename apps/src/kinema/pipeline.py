@@ -168,17 +168,17 @@ class Pipeline:
             raise ValueError(
                 f"{type(self.sampler).__name__} begins with a given clip: use `kinema edit`, or another sampler"
             )
-        channels, device = self.vae.latent_channels, device_of(self.dit)
+        channels, place = self.vae.latent_channels, _place(self.dit)
         grids = [self.vae.latent_grid(r.frames, r.height, r.width) for r in requests]
 
         def noise(draw: int) -> Tensor:
             drawn = [
                 seeded_normal((channels, *grid), seed, r.id, draw) for r, grid in zip(requests, grids, strict=True)
             ]
-            return torch.cat([z.flatten(1).T for z in drawn]).to(device)
+            return torch.cat([z.flatten(1).T for z in drawn]).to(**place)
 
         rates = [r.frame_rate / self.vae.stride[0] for r in requests]
-        x = Ragged.from_clips([torch.empty(channels, *grid) for grid in grids], rates).to(device).replace(noise(-1))
+        x = Ragged.from_clips([torch.empty(channels, *grid) for grid in grids], rates).to(**place).replace(noise(-1))
         keep, cells = self._keep(requests, x), self._cells(requests)
         branches = {
             "cond": self.conditioning([r.prompt for r in requests], cells),
@@ -197,8 +197,8 @@ class Pipeline:
             return guide(predict, values, t)
 
         sizes = torch.tensor(x.lengths)
-        times = self.law.times(self.num_steps, sizes).float()
-        times = times.repeat_interleave(sizes, dim=1, output_size=sum(x.lengths)).to(device)
+        times = self.law.times(self.num_steps, sizes).to(**place)
+        times = times.repeat_interleave(sizes.to(times.device), dim=1, output_size=sum(x.lengths))
         start = keep.given if self.sampler.from_clean else x.values * self.law.sigma(times[0])[:, None]
         out = self.sampler(keep.wrap(denoise), keep.start(start), times, self.law, noise=noise)
         return x.replace(keep.start(out)).clips()
@@ -211,14 +211,14 @@ class Pipeline:
         """
         (latents,) = self.sample([request], seed=seed)
         count = max(1, STREAMED // (self.vae.stride[0] * request.height * request.width))
-        pieces = latents[None].to(device_of(self.vae)).split(count, dim=2)
+        pieces = latents[None].to(**_place(self.vae)).split(count, dim=2)
         with torch.no_grad():
             for frames in self.vae.decode_stream(pieces, size=(request.height, request.width)):
-                yield frames[0].clamp(-1, 1).cpu()
+                yield frames[0].clamp(-1, 1).float().cpu()
 
     def conditioning(self, prompts: list[str], cells: Mapping[str, Tensor] | None = None) -> Conditioning:
         """The text features of the prompts, one stream an encoder, and features per cell, where the transformer is."""
-        return Conditioning(tuple(encoder(prompts) for encoder in self.text), dict(cells or {})).to(device_of(self.dit))
+        return Conditioning(tuple(encoder(prompts) for encoder in self.text), dict(cells or {})).to(**_place(self.dit))
 
     def animate(
         self, images: Sequence[Clip], requests: Sequence[Request], *, at: Moment = "first", seed: int = 0
@@ -285,7 +285,7 @@ class Pipeline:
         latents = torch.zeros(self.vae.latent_channels, *grid)
         if request.given is not None:
             _check_given(request)
-            encoded = self.vae.encode(request.given[None].to(device_of(self.vae)))[0]
+            encoded = self.vae.encode(request.given[None].to(**_place(self.vae)))[0]
             latents[:, : encoded.shape[1]] = encoded[:, : grid[0]]
         return latents.flatten(1).T
 
@@ -293,16 +293,22 @@ class Pipeline:
     def _decode(self, latents: Sequence[Tensor], requests: Sequence[Request]) -> list[Tensor]:
         """Frames (3, T, H, W) in [-1, 1], clips of one size decoded together."""
         out: list[Tensor | None] = [None] * len(latents)
-        device = device_of(self.vae)
+        place = _place(self.vae)
         sizes = [(r.frames, r.height, r.width) for r in requests]
         for size in dict.fromkeys(sizes):
             members = [i for i, other in enumerate(sizes) if other == size]
             for part in (members[i : i + 32] for i in range(0, len(members), 32)):
-                stacked = torch.stack([latents[i] for i in part]).to(device)
+                stacked = torch.stack([latents[i] for i in part]).to(**place)
                 frames = self.vae.decode(stacked, size=size[1:]).clamp(-1, 1)
-                for i, video in zip(part, frames.cpu(), strict=True):
+                for i, video in zip(part, frames.float().cpu(), strict=True):
                     out[i] = video
         return [video for video in out if video is not None]
+
+
+def _place(module: nn.Module) -> dict[str, Any]:
+    """Device and dtype of what a network is given: float64 if its weights are, else float32."""
+    first = next(module.parameters(), torch.empty(0))
+    return {"device": device_of(module), "dtype": torch.float64 if first.dtype == torch.float64 else torch.float32}
 
 
 def _check_given(request: Request) -> None:
@@ -318,8 +324,8 @@ def reconstruct(vae: VideoVAE, clip: Clip) -> Clip:
     Raises:
         ValueError: a number of frames that the VAE does not take.
     """
-    size, video = (clip.video.shape[2], clip.video.shape[3]), clip.video[None].to(device_of(vae))
-    return replace(clip, video=vae.decode(vae.encode(video), size=size)[0].clamp(-1, 1).cpu())
+    size, video = (clip.video.shape[2], clip.video.shape[3]), clip.video[None].to(**_place(vae))
+    return replace(clip, video=vae.decode(vae.encode(video), size=size)[0].clamp(-1, 1).float().cpu())
 
 
 def best_device() -> torch.device:

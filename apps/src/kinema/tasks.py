@@ -184,7 +184,9 @@ def _random_frames(t: int, kind: str, size: float, at: float, generator: Generat
     if kind == "tail":
         return list(range(t - count, t))
     if kind == "ends" and t > 2:
-        return [*range(1 + int(at * (t - 2) / 2)), t - 1]
+        most = (t - 1) // 2
+        head, tail = (1 + int(share * most) for share in (at, size))
+        return [*range(head), *range(t - tail, t)]
     scattered = torch.rand(t, generator=generator) < size
     scattered[int(at * t)] = False
     return scattered.nonzero().flatten().tolist()

@@ -203,13 +203,14 @@ class VideoDiT(DiT):
         packing = pack(x.grids, self.patch, x.values.device)
         first = packing.cells[:, 0]
         periods = _periods(x)
+        wide = torch.promote_types(x.values.dtype, torch.float32)
 
         cells = torch.cat([x.values, *(cond.cells[name] for name in self.cell_names)], dim=1)
         h = self.embed(packing.patchify(cells))  # (L, D)
         if self.embed_place is not None:
-            h = h + self.embed_place(place_features(x, periods)[first])
+            h = h + self.embed_place(place_features(x, periods)[first].to(wide))
         steps = x.positions[first] / self.position_step
-        angles = rotary_angles(steps, periods[first] / self.position_step[0], self.head_width, self.rope_theta)
+        angles = rotary_angles(steps, periods[first] / self.position_step[0], self.head_width, self.rope_theta).to(wide)
         rotation = (angles.cos()[:, None, None], angles.sin()[:, None, None])  # (L, 1, 1, E / 2)
 
         levels = Levels.of(noise[first], packing.clip)
