@@ -1,4 +1,4 @@
-"""A clip is a function of its request and the seed: alone, in a batch and in another process, in float32 and float64."""
+"""A clip is a function of its request and the seed: alone, in a batch, in another process; float32 and float64."""
 
 import copy
 import subprocess
