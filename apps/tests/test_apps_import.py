@@ -30,6 +30,11 @@ CHANNELS = 4
 PIECES = ["▁a", "▁red", "▁circle", "▁green", "▁cross", "▁", "m", "o", "v", "e", "s"]
 
 
+def small_transformer(channels: int) -> WanTransformer3DModel:
+    shape = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2}
+    return WanTransformer3DModel(**shape, in_channels=channels, out_channels=CHANNELS, text_dim=16)
+
+
 def small_pipeline(folder: Path, kind: str) -> WanPipeline | WanImageToVideoPipeline:
     """A random pipeline of one of Wan's kinds, saved by diffusers."""
     torch.manual_seed(0)
@@ -42,15 +47,7 @@ def small_pipeline(folder: Path, kind: str) -> WanPipeline | WanImageToVideoPipe
             latents_mean=[0.1] * CHANNELS,
             latents_std=[2.0] * CHANNELS,
         ),
-        "transformer": WanTransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=12,
-            in_channels=CHANNELS + source,
-            out_channels=CHANNELS,
-            text_dim=16,
-            ffn_dim=32,
-            num_layers=2,
-        ),
+        "transformer": small_transformer(CHANNELS + source),
         "text_encoder": UMT5EncoderModel(
             UMT5Config(vocab_size=32, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
         ),
@@ -58,19 +55,21 @@ def small_pipeline(folder: Path, kind: str) -> WanPipeline | WanImageToVideoPipe
             vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)] + [(piece, -1.0) for piece in PIECES], extra_ids=0
         ),
     }
-    for name in ("vae", "transformer", "text_encoder"):
-        randomise(parts[name].eval(), scale=0.1)
+    pair = {"transformer_2": small_transformer(CHANNELS), "boundary_ratio": 0.9} if kind == "pair" else {}
+    for module in (parts["vae"], parts["transformer"], parts["text_encoder"], pair.get("transformer_2")):
+        if module is not None:
+            randomise(module.eval(), scale=0.1)
     if kind == "image":
         scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=5.0)
         pipeline = WanImageToVideoPipeline(**parts, scheduler=scheduler, image_encoder=None, image_processor=None)
     else:
         scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-        pipeline = WanPipeline(**parts, scheduler=scheduler, expand_timesteps=kind == "both")
+        pipeline = WanPipeline(**parts, **pair, scheduler=scheduler, expand_timesteps=kind == "both")
     pipeline.save_pretrained(folder)
     return pipeline
 
 
-@pytest.fixture(scope="module", params=["text", "both", "image"])
+@pytest.fixture(scope="module", params=["text", "both", "image", "pair"])
 def imported(request, tmp_path_factory) -> tuple[str, Any, Path]:
     """(kind, diffusers' pipeline, our folder); theirs is beside it."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -93,15 +92,18 @@ def test_a_prediction_is_that_of_diffusers(imported) -> None:
         assert latents.shape[1:] == x.shape
         seen = torch.cat([seen, condition.repeat(2, 1, 1, 1, 1)], dim=1)
         cells = pipeline._cells([request, request])
-    right = other.transformer(seen, torch.full((2,), 700.0), text).sample
 
     packed = Ragged.from_clips([x, x], [pipeline.frame_rate / 4] * 2)
     cond = pipeline.conditioning(prompts, cells)
     assert isinstance(cond, Conditioning) and largest_difference(cond.text[0].tokens, text) < 1e-5
-    found = packed.replace(pipeline.dit(packed, torch.full((len(packed.values),), 0.7), cond)).clips()
-    assert right.std() > 0.01
-    for clip, target in zip(found, right, strict=True):
-        assert largest_difference(clip, target) < 1e-4 * target.abs().max()
+    for level in (0.95, 0.7):
+        low = kind == "pair" and level < other.config.boundary_ratio
+        transformer = other.transformer_2 if low else other.transformer
+        right = transformer(seen, torch.full((2,), 1000 * level), text).sample
+        found = packed.replace(pipeline.dit(packed, torch.full((len(packed.values),), level), cond)).clips()
+        assert right.std() > 0.01
+        for clip, target in zip(found, right, strict=True):
+            assert largest_difference(clip, target) < 1e-4 * target.abs().max()
 
 
 def test_the_folder_generates_and_animates(imported, tmp_path) -> None:
@@ -132,7 +134,7 @@ def test_what_has_no_counterpart_is_said_in_a_line(imported, tmp_path) -> None:
         import_wan(tmp_path, tmp_path / "out")
     for change, message in (
         ({"_class_name": "FluxPipeline"}, "holds a FluxPipeline, not a WanPipeline or"),
-        ({"transformer_2": ["diffusers", "WanTransformer3DModel"]}, "pair of transformers"),
+        ({"transformer_2": ["diffusers", "WanTransformer3DModel"]}, "holds no vae"),
         ({"image_encoder": ["transformers", "CLIPVisionModel"]}, "CLIP features of the given image"),
         ({}, "holds no vae"),
     ):
@@ -142,6 +144,12 @@ def test_what_has_no_counterpart_is_said_in_a_line(imported, tmp_path) -> None:
     assert not (tmp_path / "out").exists()
     for part in ("vae", "transformer", "text_encoder", "scheduler", "tokenizer"):
         (tmp_path / part).symlink_to(theirs / part)
+    (tmp_path / "transformer_2").symlink_to(theirs / "transformer")
+    second = {"transformer_2": ["diffusers", "WanTransformer3DModel"], "boundary_ratio": None}
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, **second}))
+    with pytest.raises(UserError, match="no boundary_ratio"):
+        import_wan(tmp_path, tmp_path / "out")
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
     (tmp_path / "transformer").unlink()
     (tmp_path / "transformer").symlink_to(theirs / "vae")
     with pytest.raises(UserError, match="holds a AutoencoderKLWan, not an WanTransformer3DModel"):

@@ -1,10 +1,11 @@
 """`kinema import wan`: a model folder of Kinema out of a folder in which diffusers saved a pipeline of Wan."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kinema_core import diffusions, guidances, samplers, text_encoders
+from kinema_core import DiT, diffusions, dits, guidances, samplers, text_encoders
 from kinema_dit import load_wan as load_transformer
 from kinema_dit import wan_settings
 from kinema_text import load_t5
@@ -19,16 +20,15 @@ INDEX = "model_index.json"
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 PARTS = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
 #: Parts of larger pipelines that have no counterpart here, and what they belong to.
-FOREIGN = {
-    "transformer_2": "a pair of transformers for high and low noise (Wan 2.2 A14B)",
-    "image_encoder": "CLIP features of the given image (Wan 2.1 image to video)",
-}
+FOREIGN = {"image_encoder": "CLIP features of the given image (Wan 2.1 image to video)"}
+#: Of pairs: the transformer for low noise; the other is for high noise.
+SECOND = "transformer_2"
 #: What diffusers samples with where nobody says otherwise.
 GUIDANCE, NUM_STEPS, MAX_TOKENS = 5.0, 50, 512
 
 
 def import_wan(folder: str | Path, out: str | Path) -> Path:
-    """Write the model folder `out`: VAE, umT5, transformer, the law with its shift, sampler and guidance.
+    """Write the model folder `out`: VAE, umT5, transformer or pair of them, the law with its shift, sampler, guidance.
 
     Captions are padded with zeros to 512 tokens and nothing is masked, as Wan was trained.
 
@@ -36,7 +36,8 @@ def import_wan(folder: str | Path, out: str | Path) -> Path:
         UserError: no such pipeline, a part is missing or has no counterpart here, or a part's files do not fit.
     """
     folder = Path(folder)
-    rate = 24.0 if _index(folder).get("expand_timesteps") else 16.0
+    index = _index(folder)
+    rate = 24.0 if index.get("expand_timesteps") else 16.0
     law = {"name": "flow", "shift": _shift(folder / "scheduler")}
     text = {
         "name": "t5",
@@ -49,6 +50,9 @@ def import_wan(folder: str | Path, out: str | Path) -> Path:
     try:
         vae = load_vae(folder / "vae")
         dit, settings = load_transformer(folder / "transformer"), wan_settings(folder / "transformer")
+        own = {"name": "video_dit", **{k: v for k, v in settings.items() if k not in WIDTHS}, "frame_rate": rate}
+        if any(index.get(SECOND) or ()):
+            own, dit = _pair(folder, own, settings, dit, index.get("boundary_ratio"))
         encoder = build(text_encoders, text)
         load_t5(encoder, folder / "text_encoder")
     except ValueError as error:
@@ -57,13 +61,12 @@ def import_wan(folder: str | Path, out: str | Path) -> Path:
         raise UserError(
             f"{folder}: the transformer reads text of width {settings['text_widths'][0]}, not {encoder.width}"
         )
-    own = {key: value for key, value in settings.items() if key not in WIDTHS}
     return save_model(
         out,
         {
             "vae": ({"name": "causal3d", **vae.settings}, vae),
             "text.main": (text, encoder),
-            "dit": ({"name": "video_dit", **own, "frame_rate": rate}, dit),
+            "dit": (own, dit),
             "diffusion": (law, build(diffusions, law)),
             "sampler": (sampler, build(samplers, sampler)),
             "guidance": (guidance, build(guidances, guidance)),
@@ -71,6 +74,22 @@ def import_wan(folder: str | Path, out: str | Path) -> Path:
         facts={"imported": folder.name, "num_steps": NUM_STEPS, "frame_rate": rate},
         derived={"cell_widths": settings["cell_widths"]},
     )
+
+
+def _pair(
+    folder: Path, node: Mapping[str, Any], settings: Mapping[str, Any], high: DiT, boundary: float | None
+) -> tuple[dict[str, Any], DiT]:
+    """The component of two transformers, and its config node, with the weights of `high` and of the second one."""
+    if boundary is None:
+        raise UserError(f"{folder}: {INDEX} has a second transformer and no boundary_ratio that says when it is asked")
+    if wan_settings(folder / SECOND) != settings:
+        raise UserError(f"{folder}: transformer and {SECOND} have not the same settings")
+    expert = {key: value for key, value in node.items() if key != "name"}
+    pair = {"name": "noise_experts", "boundary": boundary, "expert": expert}
+    dit = build(dits, pair, **{key: settings[key] for key in WIDTHS if key in settings})
+    for part, source in ((dit.high, high), (dit.low, load_transformer(folder / SECOND))):
+        part.load_state_dict(source.state_dict())
+    return pair, dit
 
 
 def _index(folder: Path) -> dict[str, Any]:
@@ -83,7 +102,7 @@ def _index(folder: Path) -> dict[str, Any]:
     foreign = [what for part, what in FOREIGN.items() if any(index.get(part) or ())]
     if foreign:
         raise UserError(f"{folder} needs {' and '.join(foreign)}, which kinema has not yet")
-    for part in PARTS:
+    for part in (*PARTS, *([SECOND] if any(index.get(SECOND) or ()) else [])):
         if not (folder / part).is_dir():
             raise UserError(f"{folder} holds no {part}")
     if not (folder / "tokenizer" / "tokenizer.json").is_file():

@@ -3,6 +3,7 @@
 from kinema_dit.attention import neighbour_attention, packed_attention
 from kinema_dit.lora import LORA_TARGETS, add_lora, load_lora, merge_lora, save_lora
 from kinema_dit.neighbourhoods import CausalBlocks, Windows, neighbourhoods
+from kinema_dit.noise_experts import NoiseExperts
 from kinema_dit.packing import pack
 from kinema_dit.sizes import SIZES, forward_flops, num_parameters
 from kinema_dit.video_dit import VideoDiT
@@ -12,6 +13,7 @@ __all__ = [
     "LORA_TARGETS",
     "SIZES",
     "CausalBlocks",
+    "NoiseExperts",
     "VideoDiT",
     "Windows",
     "add_lora",
