@@ -64,6 +64,19 @@ def test_each_network_learns_from_its_own_loss():
     assert torch.allclose(last, one + one.norm() * other / (other.norm() + 1e-6), atol=1e-6)
 
 
+def test_flicker_is_the_error_of_changes_and_an_image_has_none():
+    net = module(l1=0.0, kl=0.0, flicker=3.0)
+    for batch in (clips(), clips(size=(1, 32, 32))):
+        parts = net._losses(batch)
+        video = torch.stack([clip.video for clip in batch])
+        mean, log_variance = net.vae.posterior(video)
+        error = net.vae.decode(net._sampled(mean, log_variance, batch), size=(32, 32)) - video
+        changes = sum((error[:, :, t + 1] - error[:, :, t]).square().sum() for t in range(error.shape[2] - 1))
+        right = changes / error.numel()
+        assert float(parts["flicker"]) == pytest.approx(float(right), rel=1e-5)
+        assert float(parts["loss"]) == pytest.approx(float(parts["mse"] + 3 * right), rel=1e-5)
+
+
 def test_training_goes_on_from_a_whitened_vae_where_it_was(monkeypatch):
     """What the decoder is given in training is what it is given in use, whatever statistics came with the weights."""
     torch.manual_seed(0)
@@ -140,7 +153,8 @@ def test_all_losses_by_config(folder, capsys):
     torch.manual_seed(0)
     save_file(timm.create_model("resnet10t", features_only=True).state_dict(), "resnet.safetensors")
     perceptual = ["perceptual.weight=1", "perceptual.network=resnet10t", "perceptual.weights=resnet.safetensors"]
-    train_vae(None, [*DATA, *SHORT, *TINY, *GAN, *perceptual, "wavelet=0.1", "sizes_per_step=3", "run.out=vae"])
+    others = ["wavelet=0.1", "flicker=0.5", "sizes_per_step=3"]
+    train_vae(None, [*DATA, *SHORT, *TINY, *GAN, *perceptual, *others, "run.out=vae"])
     assert list(load_model("vae").components) == ["vae"], "no discriminator in the model folder"
 
 

@@ -260,7 +260,7 @@ def _vae_module(vae: VideoVAE, config: VAETraining) -> VAEModule:
         raise UserError(f"perceptual: {error}") from error
     return VAEModule(
         vae,
-        weights=VAELoss(config.l1, config.kl, config.wavelet, perceptual.weight, gan.weight, gan.start),
+        weights=VAELoss(config.l1, config.kl, config.wavelet, config.flicker, perceptual.weight, gan.weight, gan.start),
         perceptual=network,
         discriminator=PatchDiscriminator(gan.width, gan.layers) if gan.weight else None,
         seed=config.seed,

@@ -86,8 +86,9 @@ class GANSettings:
 class VAETraining:
     """`kinema train vae`: mean squared error + `l1` times absolute error + `kl` times the divergence from N(0, 1).
 
-    And, where their weights are not 0: `wavelet` times the absolute error of Haar coefficients, a perceptual and an
-    adversarial loss. `vae.init_from` is a model folder, or a diffusers folder of a Wan VAE, to go on from.
+    And, where their weights are not 0: `wavelet` times the absolute error of Haar coefficients, `flicker` times the
+    squared error of the change from frame to frame, a perceptual and an adversarial loss. `vae.init_from` is a model
+    folder, or a diffusers folder of a Wan VAE, to go on from.
     """
 
     seed: int = 0
@@ -101,6 +102,7 @@ class VAETraining:
     l1: float = 0.2
     kl: float = 1e-4
     wavelet: float = 0.0
+    flicker: float = 0.0
     perceptual: PerceptualSettings = field(default_factory=PerceptualSettings)
     gan: GANSettings = field(default_factory=GANSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)

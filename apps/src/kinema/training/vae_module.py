@@ -22,6 +22,8 @@ class VAELoss:
         l1: of the absolute error.
         kl: of the divergence of the posterior from N(0, 1), as the mean over latent values.
         wavelet: of the absolute error of Haar coefficients.
+        flicker: of the squared error of the change from each frame to the next: errors that stay are seen less than
+            those that come and go.
         perceptual: of the distance in the features of an image network.
         gan: of the adversarial loss, after it is balanced against the others at the decoder's last layer.
         gan_start: the first step with the adversarial loss and the discriminator's training.
@@ -30,6 +32,7 @@ class VAELoss:
     l1: float = 0.2
     kl: float = 1e-4
     wavelet: float = 0.0
+    flicker: float = 0.0
     perceptual: float = 0.0
     gan: float = 0.0
     gan_start: int = 0
@@ -100,6 +103,10 @@ class VAEModule(pl.LightningModule):
         if weights.wavelet:
             parts["wavelet"] = wavelet_l1(error)
             loss = loss + weights.wavelet * parts["wavelet"]
+        if weights.flicker:
+            changes = error[:, :, 1:] - error[:, :, :-1]  # none in an image
+            parts["flicker"] = changes.square().sum() / error.numel()
+            loss = loss + weights.flicker * parts["flicker"]
         if weights.perceptual and (perceptual := self._perceptual[0]) is not None:
             parts["perceptual"] = perceptual.to(video.device)(decoded, video)
             loss = loss + weights.perceptual * parts["perceptual"]
