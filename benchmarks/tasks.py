@@ -1,17 +1,20 @@
-"""The tasks of a model of the made world, measured: animate, extend, loop, connect and edit, beside simple baselines.
+"""The tasks of a model of the made world, measured: animate, extend, loop, connect, edit, preview, beside baselines.
 
-    python benchmarks/tasks.py DEMO [--quick] [--clips 64] [--sheets docs/tasks]
+    python benchmarks/tasks.py DEMO [--quick] [--clips 64] [--only loop,connect] [--sheets docs/tasks]
 
-DEMO is a folder that `kinema demo` wrote. Prompts are of combinations that the model never saw. A seam is the change
-from frame to frame where given and new frames meet, over the median change between frames of the given clip. Velocity
-errors are in pixels a frame, against where the object really goes. The last line is one JSON object.
+DEMO is a folder that `kinema demo` or `benchmarks/tasks_model.py` wrote. Prompts are of combinations that the model
+never saw. A seam is the change from frame to frame where given and new frames meet, over the median change between
+frames of the given clip. Velocity errors are in pixels a frame, against where the object really goes; beside them
+stands what the VAE alone does to the true clip. The last line is one JSON object.
 """
 
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from statistics import mean, median
 
@@ -19,26 +22,36 @@ import torch
 from kinema.continuing import connect, extend, loop
 from kinema.editing import edit
 from kinema.pipeline import Pipeline, Request, reconstruct
+from kinema.previewing import full_size, preview
 from kinema.sheet import sheet
 from kinema_core import Clip
 from kinema_data import ManifestDataset, write_image
-from kinema_data.worlds import make_prompts
+from kinema_data.worlds import STYLE_WORDS, make_prompts, turning_into
 from kinema_metrics import psnr
 from kinema_metrics.world import Judge, WorldAccuracy
 from torch import Tensor
 
-SOURCE, NEW = 9, 8
+#: Frames that are given and that are made; all of the given ones are context.
+SOURCE, NEW, CONTEXT = 9, 8, 3
+#: New frames between two scenes of other backgrounds: a frame's change is then as small as that of a moving object.
+BETWEEN = 48
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
+#: What two clips that are connected differ in.
+KINDS = ("colour", "shape", "background")
+#: The least change a frame of a clip that moves.
+MOVES = 1e-3
+
+Figures = dict[str, float]
 
 
 def captioned(clip: Clip) -> str:
     return next(iter(clip.captions.values()))
 
 
-def shares(judge: WorldAccuracy, clips: Sequence[Clip], names: Sequence[str]) -> dict[str, float]:
+def shares(judge: WorldAccuracy, clips: Sequence[Clip], names: Sequence[str]) -> Figures:
     """How many of the clips have an attribute right, by attribute."""
     verdicts = judge.verdicts(list(clips))
-    return {name: mean(v[name] for v in verdicts if name in v) for name in names}
+    return {name: mean(v[name] for v in verdicts if name in v) for name in names if any(name in v for v in verdicts)}
 
 
 def changes(video: Tensor) -> Tensor:
@@ -49,7 +62,7 @@ def changes(video: Tensor) -> Tensor:
 def seam(video: Tensor, at: int, given: Tensor) -> float | None:
     """The change into frame `at` over the median change of the given frames; None where those do not move."""
     usual = changes(given).median().item()
-    return changes(video)[at - 1].item() / usual if usual > 1e-3 else None
+    return changes(video)[at - 1].item() / usual if usual > MOVES else None
 
 
 def places(judge: Judge, clips: Sequence[Clip]) -> Tensor:
@@ -57,37 +70,7 @@ def places(judge: Judge, clips: Sequence[Clip]) -> Tensor:
     return torch.tensor([reading.positions for reading in judge.read(list(clips))])
 
 
-def extended(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy, *, forward: bool) -> tuple[dict, list]:
-    """Half of each clip is given; the other half is made, and compared with what it was."""
-    made = []
-    for clip in real:
-        part = clip.video[:, :SOURCE] if forward else clip.video[:, -SOURCE:]
-        sides = {"after": NEW} if forward else {"before": NEW}
-        longer = extend(pipeline, replace(clip, video=part), captioned(clip), **sides)
-        made.append(replace(longer, captions=clip.captions))
-    truth, found = places(judge.judge, real), places(judge.judge, made)
-    new = slice(SOURCE, None) if forward else slice(0, NEW)
-    steps = slice(SOURCE - 1, None) if forward else slice(0, NEW)  # moves into or out of new frames
-    off = (found.diff(dim=1) - truth.diff(dim=1))[:, steps].norm(dim=-1)
-    # Going on at the velocity of the last two given frames.
-    edge, inner = (SOURCE - 1, SOURCE - 2) if forward else (NEW, NEW + 1)
-    count = torch.arange(1, NEW + 1)[:, None]
-    straight = truth[:, edge, None] + (truth[:, edge] - truth[:, inner])[:, None] * count
-    straight = straight if forward else straight.flip(1)
-    bent = torch.tensor([clip.meta["motion"] in ("bounce", "orbit") for clip in real])
-    at = SOURCE if forward else NEW
-    seams = [s for m, c in zip(made, real, strict=True) if (s := seam(m.video, at, c.video)) is not None]
-    figures = {
-        **shares(judge, made, ("colour", "shape", "motion")),
-        "velocity_error": off.nanmean().item(),
-        "seam": median(seams),
-        "bent_distance": (found - truth)[bent, new].norm(dim=-1).nanmean().item(),
-        "bent_distance_straight_on": (straight - truth[:, new])[bent].norm(dim=-1).nanmean().item(),
-    }
-    return figures, made
-
-
-def animated(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[dict, list]:
+def animated(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
     first = [replace(clip, video=clip.video[:, :1]) for clip in real]
     made = pipeline.animate(first, [Request.like(clip) for clip in real])
     given = mean(psnr(m.video[None, :, :1], c.video[None]).item() for m, c in zip(made, first, strict=True))
@@ -96,91 +79,241 @@ def animated(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> 
     return figures, [replace(m, captions=c.captions) for m, c in zip(made, real, strict=True)]
 
 
-def looped(pipeline: Pipeline, real: Sequence[Clip]) -> tuple[dict, list]:
-    made = [loop(pipeline, clip, "", frames=NEW) for clip in real]  # a prompt would say where to go on
-    moving = [(m, c) for m, c in zip(made, real, strict=True) if changes(c.video).median() > 1e-3]
-    wraps = [seam(torch.cat([m.video[:, -1:], m.video[:, :1]], 1), 1, c.video) or 0.0 for m, c in moving]
-    cut = [seam(torch.cat([c.video[:, -1:], c.video[:, :1]], 1), 1, c.video) or 0.0 for _, c in moving]
+def extended(
+    pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy, *, forward: bool
+) -> tuple[Figures, list[Clip]]:
+    """Half of each clip is given; the other half is made, and compared with what it was."""
+    given = slice(0, SOURCE) if forward else slice(NEW, None)
+    new = slice(SOURCE, None) if forward else slice(0, NEW)
+    steps = slice(SOURCE - 1, None) if forward else slice(0, NEW)  # moves into or out of new frames
+    at = SOURCE if forward else NEW
+    sides = {"after": NEW} if forward else {"before": NEW}
+    context = CONTEXT if forward else CONTEXT - 1  # whole latents at a clip's end have no first frame of their own
+
+    def longer(clip: Clip, seed: int = 0) -> Clip:
+        part = replace(clip, video=clip.video[:, given])
+        made = extend(pipeline, part, captioned(clip), **sides, context=context, seed=seed)
+        return replace(made, captions=clip.captions)
+
+    def coded(clip: Clip) -> Clip:
+        video = reconstruct(pipeline.vae, clip).video
+        video[:, given] = clip.video[:, given]
+        return replace(clip, video=video)
+
+    made, floor = [longer(clip) for clip in real], [coded(clip) for clip in real]
+    truth, found = places(judge.judge, real), places(judge.judge, made)
+
+    def velocity(tracks: Tensor) -> float:
+        return (tracks.diff(dim=1) - truth.diff(dim=1))[:, steps].norm(dim=-1).nanmean().item()
+
+    def seams(clips: Sequence[Clip]) -> float:
+        found = (seam(m.video, at, c.video[:, given]) for m, c in zip(clips, real, strict=True))
+        return median(ratio for ratio in found if ratio is not None)
+
+    # Going on at the velocity of the last two given frames.
+    edge, inner = (SOURCE - 1, SOURCE - 2) if forward else (NEW, NEW + 1)
+    count = torch.arange(1, NEW + 1)[:, None]
+    straight = truth[:, edge, None] + (truth[:, edge] - truth[:, inner])[:, None] * count
+    straight = straight if forward else straight.flip(1)
+    bent = torch.tensor([clip.meta["motion"] in ("bounce", "orbit") for clip in real])
+    figures = {
+        **shares(judge, made, ("colour", "shape", "motion")),
+        "velocity_error": velocity(found),
+        "velocity_error_vae": velocity(places(judge.judge, floor)),
+        "velocity_error_frozen": truth.diff(dim=1)[:, steps].norm(dim=-1).nanmean().item(),
+        "seam": seams(made),
+        "seam_vae": seams(floor),
+        "bent_distance": (found - truth)[bent, new].norm(dim=-1).nanmean().item(),
+        "bent_distance_straight_on": (straight - truth[:, new])[bent].norm(dim=-1).nanmean().item(),
+    }
+    if not forward:
+        seeds = [[longer(clip, seed) for seed in range(1, 5)] for clip in real[: max(2, len(real) // 8)]]
+        figures |= beginnings(judge.judge, seeds)
+    return figures, made
+
+
+def beginnings(judge: Judge, seeds: Sequence[Sequence[Clip]]) -> Figures:
+    """How far apart the first frames of clips with one ending are."""
+    apart, pixels = [], []
+    for clips in seeds:
+        tracks = places(judge, clips)[:, 0]
+        for a, b in combinations(range(len(clips)), 2):
+            assert torch.equal(clips[a].video[:, NEW:], clips[b].video[:, NEW:])
+            apart.append((tracks[a] - tracks[b]).norm())
+            pixels.append((clips[a].video[:, 0] - clips[b].video[:, 0]).abs().mean())
+    return {
+        "beginnings_apart": torch.stack(apart).nanmean().item(),
+        "beginnings_change": torch.stack(pixels).mean().item(),
+    }
+
+
+def looped(pipeline: Pipeline, real: Sequence[Clip]) -> tuple[Figures, list[Clip]]:
+    made = [loop(pipeline, clip, "", frames=2 * NEW) for clip in real]  # a prompt would say where to go on
+    moving = [(m, c) for m, c in zip(made, real, strict=True) if changes(c.video).median() > MOVES]
+
+    def wrap(video: Tensor, given: Tensor) -> float:
+        return seam(torch.cat([video[:, -1:], video[:, :1]], 1), 1, given) or 0.0
+
     degree = [(changes(m.video[:, SOURCE - 1 :]).mean() / changes(c.video).mean()).item() for m, c in moving]
-    return {"wrap_seam": median(wraps), "cut_seam": median(cut), "dynamic_degree": median(degree)}, made
+    figures = {
+        "wrap_seam": median(wrap(m.video, c.video) for m, c in moving),
+        "first_seam": median(seam(m.video, SOURCE, c.video) or 0.0 for m, c in moving),
+        "wrap_seam_cut": median(wrap(c.video, c.video) for _, c in moving),
+        "dynamic_degree": median(degree),
+        "moving": len(moving),
+    }
+    return figures, made
 
 
-def connected(pipeline: Pipeline, real: Sequence[Clip]) -> tuple[dict, list]:
-    """Each clip to the next one that differs in colour, shape and background."""
-    made, peaks, ranks = [], [], []
+def connected(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
+    """Each clip to the next one that differs in colour, shape and background; beside a cut and a cross-fade."""
+    rows: dict[str, list[Clip]] = {"": [], "_fade": [], "_cut": []}
+    pairs: list[tuple[Clip, Clip]] = []
     for i, one in enumerate(real):
         others = [c for c in (*real[i + 1 :], *real[:i]) if all(c.meta[k] != one.meta[k] for k in KINDS)]
         if not others:
             continue
-        both = connect(pipeline, one, others[0], captioned(others[0]), frames=NEW)
-        made.append(replace(both, captions={"prompt": f"{captioned(one)} -> {captioned(others[0])}"}))
-        way = both.video[:, SOURCE - 1 : SOURCE + NEW + 1]
-        usual = median([*changes(one.video).tolist(), *changes(others[0].video).tolist()])
-        peaks.append(changes(way).max().item() / max(usual, 1e-3))
-        left, right = ((way - way[:, end : end + 1 or None]).abs().mean((0, 2, 3)) for end in (0, -1))
-        progress = left / (left + right).clamp(min=1e-6)
-        order = progress.argsort().argsort().float()
-        ranks.append(torch.corrcoef(torch.stack([order, torch.arange(len(order)).float()]))[0, 1].item())
-    return {"peak_change": median(peaks), "rank_correlation": median(ranks), "pairs": len(made)}, made
+        other = others[0]
+        prompt = turning_into(captioned(one), captioned(other))
+        both = connect(pipeline, one, other, prompt, frames=BETWEEN)
+        share = torch.arange(1, BETWEEN + 1).view(1, -1, 1, 1) / (BETWEEN + 1)
+        faded = torch.lerp(one.video[:, -1:], other.video[:, :1], share)
+        cut = torch.cat([one.video[:, -1:].expand_as(faded)[:, ::2], other.video[:, :1].expand_as(faded)[:, ::2]], 1)
+        ends = [torch.cat([one.video, way, other.video], dim=1) for way in (faded, cut)]
+        for row, video in zip(rows.values(), [both.video, *ends], strict=True):
+            assert torch.equal(video[:, :SOURCE], one.video) and torch.equal(video[:, -SOURCE:], other.video)
+            row.append(replace(both, video=video, captions={"prompt": prompt}))
+        pairs.append((one, other))
+    figures: Figures = {"pairs": len(pairs)}
+    for name, clips in rows.items():
+        found = [passage(clip.video, one, other) for clip, (one, other) in zip(clips, pairs, strict=True)]
+        figures[f"peak_change{name}"] = median(peak for peak, _ in found if peak is not None)
+        figures[f"rank_correlation{name}"] = median(rank for _, rank in found)
+        middle = slice(SOURCE + BETWEEN // 2 - 4, SOURCE + BETWEEN // 2 + 5)
+        readings = judge.judge.read([replace(clip, video=clip.video[:, middle]) for clip in clips])
+        figures[f"one_object{name}"] = mean(reading.count == 1 for reading in readings)
+        figures[f"overlap{name}"] = mean(reading.overlap for reading in readings)
+    return figures, rows[""]
 
 
-KINDS = ("colour", "shape", "background")
+def passage(video: Tensor, one: Clip, other: Clip) -> tuple[float | None, float]:
+    """The largest change over the given clips' median (None: at rest), and how steadily the way leads to the end."""
+    way = video[:, SOURCE - 1 : SOURCE + BETWEEN + 1]
+    usual = median([*changes(one.video).tolist(), *changes(other.video).tolist()])
+    left, right = ((way - way[:, end : end + 1 or None]).abs().mean((0, 2, 3)) for end in (0, -1))
+    order = (left / (left + right).clamp(min=1e-6)).argsort().argsort().float()
+    rank = torch.corrcoef(torch.stack([order, torch.arange(len(order)).float()]))[0, 1].item()
+    return (changes(way).max().item() / usual if usual > MOVES else None), rank
 
 
-def edited(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[dict, list]:
-    """The object's colour is changed to another one by the prompt, at several strengths."""
-    figures: dict[str, float] = {}
+def edited(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
+    """The object's colour, the background or the style is changed by the prompt, at several strengths."""
+    world = judge.judge.world
+    kinds = {"colour": list(world["colours"]), "background": list(world["backgrounds"])}
+    if len(world.get("styles", ())) > 1:
+        kinds["style"] = list(world["styles"])
+    truth = places(judge.judge, real)
+    others = pipeline.generate([Request.like(clip) for clip in real], seed=9)
+    figures: Figures = {"drift_of_another_sample": distance(places(judge.judge, others), truth)}
     shown: list[Clip] = []
-    colours = list(judge.judge.world["colours"])
-    for strength in STRENGTHS:
-        made = []
-        for i, clip in enumerate(real):
-            colour = colours[(colours.index(clip.meta["colour"]) + 1 + i % (len(colours) - 1)) % len(colours)]
-            prompt = captioned(clip).replace(clip.meta["colour"], colour)
-            changed = edit(pipeline, clip, prompt, strength=strength)
-            made.append(
-                replace(changed, captions={"prompt": f"{strength}: {prompt}"}, meta={**clip.meta, "colour": colour})
-            )
-        found = shares(judge, made, ("colour", "shape", "motion", "background"))
-        drift = (places(judge.judge, made) - places(judge.judge, real)).norm(dim=-1).nanmean().item()
-        figures |= {f"{strength}/{name}": value for name, value in found.items()} | {f"{strength}/drift": drift}
-        shown += made[:2]
+    for kind, values in kinds.items():
+        for strength in STRENGTHS:
+            made = [edit_one(pipeline, clip, kind, values, strength, i) for i, clip in enumerate(real)]
+            kept = ("colour", "shape", "motion", "background", "style")
+            found = shares(judge, made, kept)
+            drift = distance(places(judge.judge, made), truth)
+            figures |= {f"{kind}/{strength}/{name}": value for name, value in {**found, "drift": drift}.items()}
+            shown += made[:2]
     return figures, shown
+
+
+def edit_one(
+    pipeline: Pipeline, clip: Clip, kind: str, values: Sequence[str], strength: float, number: int
+) -> Clip:  # fmt: skip
+    """The clip with another value of one attribute; which one goes by its number."""
+    old = clip.meta[kind]
+    new = values[(values.index(old) + 1 + number % (len(values) - 1)) % len(values)]
+    words = STYLE_WORDS[old] if kind == "style" else (old,)
+    said = next(word for word in sorted(words, key=len, reverse=True) if word in captioned(clip))
+    prompt = captioned(clip).replace(said, STYLE_WORDS[new][0] if kind == "style" else new)
+    changed = edit(pipeline, clip, prompt, strength=strength)
+    return replace(changed, captions={"prompt": f"{strength}: {prompt}"}, meta={**clip.meta, kind: new})
+
+
+def distance(tracks: Tensor, truth: Tensor) -> float:
+    return (tracks - truth).norm(dim=-1).nanmean().item()
+
+
+def previewed(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
+    """At twice the size of the clips: first at their own size, then in full; beside a clip made in full at once."""
+    frames, height, width = real[0].video.shape[1:]
+    large = Judge({**judge.judge.world, "scale": 2 * judge.judge.world["scale"]})
+    requests = [replace(Request.like(clip), height=2 * height, width=2 * width) for clip in real]
+    began = time.perf_counter()
+    small = [preview(pipeline, request) for request in requests]
+    seconds = {"preview": time.perf_counter() - began}
+    read = judge.judge.read(small)
+    figures: Figures = {}
+    shown: list[Clip] = []
+    for strength in STRENGTHS[:3]:
+        began = time.perf_counter()
+        full = [full_size(pipeline, s, r, strength=strength) for s, r in zip(small, requests, strict=True)]
+        seconds[f"{strength}"] = time.perf_counter() - began
+        again = large.read(full)
+        names = ("colour", "shape", "size", "motion", "background")
+        same = [getattr(a, name) == getattr(b, name) for a, b in zip(read, again, strict=True) for name in names]
+        off = places(large, full) / 2 - places(judge.judge, small)
+        figures |= {
+            f"{strength}/attributes": mean(same),
+            f"{strength}/centre": off.norm(dim=-1).nanmedian().item() / width,
+        }
+        shown += [clip for pair in zip(small[:2], full[:2], strict=True) for clip in pair]
+    began = time.perf_counter()
+    for request in requests:
+        pipeline.generate([request])
+    seconds["full"] = time.perf_counter() - began
+    return {**figures, **{f"time/{name}": value / seconds["full"] for name, value in seconds.items()}}, shown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("demo", type=Path, help="a folder that `kinema demo` wrote")
+    parser.add_argument("demo", type=Path, help="a folder that `kinema demo` or benchmarks/tasks_model.py wrote")
     parser.add_argument("--quick", action="store_true", help="under two minutes")
     parser.add_argument("--clips", type=int, default=64, help="of each task")
+    parser.add_argument("--only", help="some of the tasks")
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each task")
     args = parser.parse_args()
     count = 4 if args.quick else args.clips
     pipeline = Pipeline.load(str(args.demo / "models" / "dit"))
-    judge = WorldAccuracy(args.demo / "world" / "world.json")
+    world = json.loads((args.demo / "world" / "world.json").read_text())
+    styles = world["styles"]
+    judge = WorldAccuracy({**world, "events": ["none"]})  # of single scenes
     with tempfile.TemporaryDirectory() as name:
         real: dict[int, list[Clip]] = {}
         for frames in (SOURCE, SOURCE + NEW):
-            folder = make_prompts(Path(name) / str(frames), num_clips=count, split="report", sizes=[(frames, 32, 32)])
-            dataset = ManifestDataset(folder)
+            settings = {"num_clips": count, "split": "report", "sizes": [(frames, 32, 32)], "styles": styles}
+            dataset = ManifestDataset(make_prompts(Path(name) / str(frames), **settings))
             real[frames] = [dataset[i] for i in range(len(dataset))]
     short, long = real[SOURCE], real[SOURCE + NEW]
-    found = {
-        "animate": animated(pipeline, short, judge),
-        "extend_forward": extended(pipeline, long, judge, forward=True),
-        "extend_backward": extended(pipeline, long, judge, forward=False),
-        "loop": looped(pipeline, short),
-        "connect": connected(pipeline, short),
-        "edit": edited(pipeline, short[: max(4, count // 2)], judge),
+    tasks: dict[str, Callable[[], tuple[Figures, list[Clip]]]] = {
+        "animate": lambda: animated(pipeline, short, judge),
+        "extend_forward": lambda: extended(pipeline, long, judge, forward=True),
+        "extend_backward": lambda: extended(pipeline, long, judge, forward=False),
+        "loop": lambda: looped(pipeline, short),
+        "connect": lambda: connected(pipeline, short, judge),
+        "edit": lambda: edited(pipeline, short, judge),
+        "preview": lambda: previewed(pipeline, short, judge),
     }
-    for task, (figures, made) in found.items():
+    chosen = args.only.split(",") if args.only else list(tasks)
+    total: Figures = {}
+    for task in chosen:
+        figures, made = tasks[task]()
+        total |= {f"{task}/{key}": value for key, value in figures.items()}
         print(f"{task}: " + ", ".join(f"{key} {value:.3g}" for key, value in figures.items()), flush=True)
         if args.sheets:
             args.sheets.mkdir(parents=True, exist_ok=True)
             write_image(args.sheets / f"{task}.png", sheet(made[:8]))
-    print(
-        json.dumps({f"{task}/{key}": value for task, (figures, _) in found.items() for key, value in figures.items()})
-    )
+    print(json.dumps({"clips": count, **total}))
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ def make_world(
     noise: Annotated[float, typer.Option(min=0, help="Deviation of the camera's noise, in levels of 255.")] = 0,
     camera: Annotated[float, typer.Option(min=0, help="Pixels a second that the background passes by.")] = 0,
     styles: Annotated[str, typer.Option(help="How objects are drawn: flat,outline,textured,pixelated.")] = "flat",
+    events: Annotated[str, typer.Option(help="What can happen: none,pair,occluder,leave,swing,cut,change.")] = "none",
 ) -> None:
     """Write a dataset of captioned clips of moving shapes, with exact ground truth.
 
@@ -111,7 +112,7 @@ def make_world(
     """
     from kinema.made_world import make_world_command
 
-    look = {"look": {"texture": texture, "noise": noise, "camera": camera}, "styles": styles}
+    look = {"look": {"texture": texture, "noise": noise, "camera": camera}, "styles": styles, "events": events}
     of_prompts = {"split": split, "sizes": sizes, "frame_rate": frame_rate}
     make_world_command(out, clips=clips, **of_prompts, workers=workers, seed=seed, scale=scale, **look)
 

@@ -20,12 +20,14 @@ def make_world_command(
     scale: int,
     look: Mapping[str, float],
     styles: str,
+    events: str,
 ) -> None:
     """A world of all splits; with `split` evaluation prompts of it and their clips, at `sizes` in turn.
 
     Their frame rate is drawn from the world's, unless it is given.
     """
-    shared = {"num_clips": clips, "seed": seed, "scale": scale, "look": Look(**look), "styles": styles.split(",")}
+    shared = {"num_clips": clips, "seed": seed, "scale": scale, "look": Look(**look)}
+    shared |= {"styles": styles.split(","), "events": events.split(",")}
     with Progress(transient=True) as progress:
         bar = progress.add_task("clips", total=clips)
 

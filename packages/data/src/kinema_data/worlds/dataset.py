@@ -22,6 +22,7 @@ class ShapesDataset(ClipDataset):
         noise: deviation of what every value is off by, in levels of 255.
         camera: pixels at scale 1 a second that the background passes by.
         styles: how objects are drawn: flat, outline, textured, pixelated.
+        events: what can happen beside the motion: none, pair, occluder, leave, swing, cut, change.
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class ShapesDataset(ClipDataset):
         noise: float = 0.0,
         camera: float = 0.0,
         styles: Sequence[str] = ("flat",),
+        events: Sequence[str] = ("none",),
     ) -> None:
         if num_clips < 1:
             raise ValueError(f"num_clips must be at least 1, got {num_clips}")
-        self.world = World(scale, Look(texture, noise, camera), tuple(styles))
+        self.world = World(scale, Look(texture, noise, camera), tuple(styles), tuple(events))
         self.world.triples(split)
         self.num_clips, self.seed, self.split = num_clips, seed, split
 

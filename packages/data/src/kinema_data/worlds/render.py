@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kinema_data.worlds.scenes import Scene
-from kinema_data.worlds.world import BACKGROUNDS, COLOURS, SHAPES, World
+from kinema_data.worlds.tracks import Point
+from kinema_data.worlds.world import BACKGROUNDS, COLOURS, SHAPES, EventLaws, World
 
 
 def render(scenes: Sequence[Scene]) -> list[Clip]:
@@ -55,11 +56,38 @@ def _render_group(scenes: Sequence[Scene], shape: str, style: str, height: int, 
     )
     frames = torch.addcmul(ground, cover[..., None], colour - ground)  # (K, T, H, W, 3)
     for k, scene in enumerate(scenes):
+        if scene.event is not None:
+            frames[k] = _paint_event(frames[k], scene)
         if not scene.world.look.flat:
             frames[k] = scene.world.look.paint(
                 frames[k], cover[k], centre[k], frame_rate=scene.frame_rate, scale=scene.world.scale, seed=scene.seed
             )
     return frames.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _paint_event(frames: Tensor, scene: Scene) -> Tensor:
+    """What an event adds to (T, H, W, 3) in levels of the scene alone."""
+    event = scene.event
+    assert event is not None
+    if event.bar is not None:
+        frames[:, :, slice(*event.bar)] = torch.tensor(EventLaws().bar_colour, dtype=torch.float32)
+    if event.place is not None:
+        x, y, radius = event.place
+        return _paint_other(scene, frames, [(x, y)], [radius])
+    if event.shares is not None:
+        ground = torch.tensor(BACKGROUNDS[event.other["background"]], dtype=torch.float32).expand_as(frames)
+        second = _paint_other(scene, ground, scene.positions, scene.radii)
+        return frames.lerp(second, torch.tensor(event.shares)[:, None, None, None])
+    return frames
+
+
+def _paint_other(scene: Scene, frames: Tensor, positions: Sequence[Point], radii: Sequence[float]) -> Tensor:
+    """An event's other object over (T, H, W, 3), at one place or at one a frame."""
+    assert scene.event is not None
+    other, style = scene.event.other, scene.attributes.get("style", "flat")
+    place = torch.tensor(positions), torch.tensor(radii)
+    cover = styled_coverage(style, scene.world, other["shape"], *place, scene.height, scene.width)
+    return frames.lerp(torch.tensor(COLOURS[other["colour"]], dtype=torch.float32), cover[..., None])
 
 
 def coverage(shape: str, centre: Tensor, radius: Tensor, height: int, width: int) -> Tensor:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from kinema_data.worlds.captions import OPTIONAL, draw_captions
+from kinema_data.worlds.captions import MOVING, OPTIONAL, draw_captions
+from kinema_data.worlds.events import draw_event
+from kinema_data.worlds.setting import Event, Setting
 from kinema_data.worlds.tracks import Point, draw_track, fits
-from kinema_data.worlds.world import BACKGROUNDS, MOTIONS, NO_MOTION, SHAPES, SIZES, World
+from kinema_data.worlds.world import BACKGROUNDS, MOTIONS, NO_EVENT, NO_MOTION, SHAPES, SIZES, World
 
 #: Frames, height, width of training clips at scale 1, and their shares.
 TRAIN_SIZES = {
@@ -23,6 +25,9 @@ TRAIN_SIZES = {
     (1, 32, 48): 0.025,
     (1, 48, 32): 0.025,
 }
+#: The same where events can happen, which need longer clips.
+EVENT_SIZES = {(17, 32, 32): 0.3, (33, 32, 32): 0.3, (61, 32, 32): 0.15}
+EVENT_SIZES |= {size: EVENT_SIZES.get(size, 0.0) + 0.25 * share for size, share in TRAIN_SIZES.items()}
 FRAME_RATES = (8.0, 12.0, 16.0)
 #: How often a training caption leaves out size, motion or background.
 DROP = 0.12
@@ -35,7 +40,8 @@ class Scene:
     Attributes:
         id: unique within its data set.
         split: train, choose or report.
-        attributes: colour, shape, size, motion ("none" for an image), background, and style where the world has styles.
+        attributes: colour, shape, size, motion ("none" for an image), background, and style and event where the
+            world has styles and events.
         frames, height, width, frame_rate: the clip's size in pixels and frames per second.
         positions: (x, y) of the centre of area in each frame, in pixels; pixel i covers [i, i + 1].
         radii: in each frame, in pixels.
@@ -43,6 +49,7 @@ class Scene:
         stated: the attributes that the captions name.
         world: whose look it has.
         seed: of its texture and noise.
+        event: what happens beside the motion, if anything does.
     """
 
     id: str
@@ -58,6 +65,7 @@ class Scene:
     stated: Sequence[str]
     world: World
     seed: int
+    event: Event | None = None
 
     @property
     def caption(self) -> str:
@@ -73,13 +81,14 @@ class Scene:
             "positions": [[round(x, 3), round(y, 3)] for x, y in self.positions],
             "radii": [round(r, 3) for r in self.radii],
             "stated": list(self.stated),
+            **({} if self.event is None else self.event.meta),
         }
 
 
 def draw_scene(world: World, split: str, seed: int, index: int) -> Scene:
     """Training-like scene number `index`: a function of the arguments alone."""
     random = _random("clip", seed, split, index)
-    frames, height, width = _weighted(TRAIN_SIZES, random)
+    frames, height, width = _weighted(EVENT_SIZES if world.eventful else TRAIN_SIZES, random)
     colour, shape, motion = _choice(world.triples(split), random)
     size = _choice(list(SIZES), random)
     stated = [name for name in _optional(world) if random.random() >= DROP]
@@ -183,15 +192,23 @@ def _scene(
     if world.styled:
         attributes["style"] = _choice(world.styles, random)
     radius = SIZES[size] * (1 + world.laws.jitter * random.uniform(-1, 1))
-    positions, radii = draw_track(
+    track = draw_track(
         world, shape, radius, motion, frames=frames, frame_rate=frame_rate, height=height, width=width, random=random
     )
-    stated = [s for s in stated if s != "motion" or motion != NO_MOTION]
+    stated, event = [s for s in stated if s != "motion" or motion != NO_MOTION], None
+    if world.eventful:
+        event, track = draw_event(
+            Setting(world, split, attributes, radius, frames, frame_rate, height, width, random), track
+        )
+        attributes["event"] = event.kind if event else NO_EVENT
+        # The words of some events tell the motion too.
+        stated = list(dict.fromkeys([*stated, *(["motion"] if attributes["event"] in MOVING else []), "event"]))
+    positions, radii = track
     place = _place(positions[0], height, width)
-    captions = draw_captions(attributes, stated, place, random)
+    captions = draw_captions(attributes, stated, place, random, event.other if event else {})
     named = ["colour", "shape", *stated]
     clip_of = (attributes, frames, height, width, frame_rate, positions, radii, captions, named)
-    return Scene(name, split, *clip_of, world=world, seed=random.getrandbits(63))
+    return Scene(name, split, *clip_of, world=world, seed=random.getrandbits(63), event=event)
 
 
 def _optional(world: World) -> tuple[str, ...]:

@@ -41,8 +41,14 @@ class Stage:
 
 def fits(world: World, shape: str, size: str, motion: str, *, frames: int, height: int, width: int) -> bool:
     """Whether every shape of this class has room for the motion, at its least extent, in such a frame."""
+    radius = SIZES[size] * (1 + world.laws.jitter)
+    return has_room(world, shape, radius, motion, height=height, width=width)
+
+
+def has_room(world: World, shape: str, radius: float, motion: str, *, height: int, width: int) -> bool:
+    """Whether a shape of this radius, at scale 1, has room for the motion at its least extent."""
     laws = world.laws
-    radius = SIZES[size] * (1 + laws.jitter) * _largest(motion, laws)
+    radius *= _largest(motion, laws)
     stage = Stage.of(shape, radius, height / world.scale, width / world.scale, laws.margin)
     room_x, room_y = stage.room
     if min(room_x, room_y) < 0:

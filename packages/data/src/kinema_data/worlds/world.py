@@ -55,6 +55,9 @@ NO_MOTION = "none"
 SPLITS = ("train", "choose", "report")
 #: How the object can be drawn: filled, as a line along its edge, with stripes of less cover, or in coarse blocks.
 STYLES = ("flat", "outline", "textured", "pixelated")
+#: What can happen in a clip beside its motion; see `worlds.events`.
+NO_EVENT = "none"
+EVENTS = (NO_EVENT, "pair", "occluder", "leave", "swing", "cut", "change")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,21 @@ class Laws:
 
 
 @dataclass(frozen=True)
+class EventLaws:
+    """Numbers of what happens beside the motion, in pixels at scale 1, frames, and shares of a clip."""
+
+    frames: int = 17  # nothing happens in shorter clips
+    bar: int = 5  # width of an occluder
+    bar_colour: tuple[int, int, int] = (120, 75, 20)  # brown: at least 100 from all colours and backgrounds
+    gap: float = 3.0  # between the two objects of a pair
+    period: int = 8  # frames from one end of a swing to the same end, at least
+    away: float = 0.25  # share of the clip in which an object that leaves is unseen
+    zoom: float = 1.5  # radii of two shots
+    head: int = 5  # frames of the first scene alone, before a change
+    tail: int = 4  # frames of the second scene alone, after it
+
+
+@dataclass(frozen=True)
 class World:
     """A made world of one moving shape.
 
@@ -84,15 +102,19 @@ class World:
         scale: whole number that multiplies every length.
         look: how it is painted.
         styles: of `STYLES`, how objects can be drawn. Where it is not only flat, it is one more attribute.
+        events: of `EVENTS`, what can happen. Where it is not only "none", it is one more attribute.
     """
 
     scale: int = 1
     look: Look = field(default_factory=Look)
     styles: tuple[str, ...] = ("flat",)
+    events: tuple[str, ...] = (NO_EVENT,)
 
     def __post_init__(self) -> None:
         if not self.styles or not set(self.styles) <= set(STYLES):
             raise ValueError(f"styles are {', '.join(self.styles) or 'none'}; give some of {', '.join(STYLES)}")
+        if not self.events or not set(self.events) <= set(EVENTS):
+            raise ValueError(f"events are {', '.join(self.events) or 'missing'}; give some of {', '.join(EVENTS)}")
         if self.scale < 1 or self.scale != int(self.scale):
             raise ValueError(f"scale must be a whole number from 1, got {self.scale}")
 
@@ -105,6 +127,11 @@ class World:
     def styled(self) -> bool:
         """Whether the style is an attribute."""
         return self.styles != ("flat",)
+
+    @property
+    def eventful(self) -> bool:
+        """Whether the event is an attribute."""
+        return self.events != (NO_EVENT,)
 
     def split_of(self, colour: str, shape: str, motion: str) -> str:
         """The split that owns a combination of colour, shape and motion."""
@@ -124,6 +151,8 @@ class World:
             "scale": self.scale,
             "look": vars(self.look),
             "styles": list(self.styles),
+            "events": list(self.events),
+            **({"event_laws": vars(EventLaws())} if self.eventful else {}),
             "colours": {name: list(rgb) for name, rgb in COLOURS.items()},
             "backgrounds": {name: list(rgb) for name, rgb in BACKGROUNDS.items()},
             "shapes": SHAPES,

@@ -32,14 +32,15 @@ def make_world(
     scale: int = 1,
     look: Look | None = None,
     styles: Sequence[str] = ("flat",),
+    events: Sequence[str] = ("none",),
     splits: Mapping[str, float] | None = None,
     num_workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write a made world to a new folder: `clips/`, `manifest.jsonl`, `world.json`.
 
-    The content is a function of (num_clips, seed, scale, look, styles, splits), not of the number of workers. The
-    folder is written under a temporary name and renamed when it is whole.
+    The content is a function of (num_clips, seed, scale, look, styles, events, splits), not of the number of workers.
+    The folder is written under a temporary name and renamed when it is whole.
 
     Args:
         out: the folder; it must not exist, or be empty.
@@ -47,6 +48,7 @@ def make_world(
         scale: whole number that multiplies every length.
         look: how clips are painted; None: flat colours.
         styles: how objects are drawn, see `World`.
+        events: what can happen beside the motion, see `World`.
         splits: share of the clips in each of train, choose and report; None: 90 %, 5 %, 5 %.
         num_workers: processes. More than one needs a main module that can be imported (a guarded `__main__`).
         progress: called with clips written and clips in all.
@@ -54,7 +56,7 @@ def make_world(
     Returns:
         The folder.
     """
-    world = World(scale, look or Look(), tuple(styles))
+    world = World(scale, look or Look(), tuple(styles), tuple(events))
     jobs = _jobs(world, seed, _counts(num_clips, splits or DEFAULT_SPLITS))
     return _write_folder(Path(out), world, jobs, num_clips, num_workers, progress)
 
@@ -70,6 +72,7 @@ def make_prompts(
     scale: int = 1,
     look: Look | None = None,
     styles: Sequence[str] = ("flat",),
+    events: Sequence[str] = ("none",),
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write evaluation prompts and the clips they describe, as `make_world` writes a world: see `prompts`.
@@ -80,13 +83,13 @@ def make_prompts(
         split: whose combinations of colour, shape and motion.
         sizes: (frames, height, width), taken in turn.
         frame_rates: one is drawn for each clip.
-        scale, look, styles: of the world; frame sizes are given in pixels, whatever the scale.
+        scale, look, styles, events: of the world; frame sizes are given in pixels, whatever the scale.
         progress: called with clips written and clips in all.
 
     Returns:
         The folder.
     """
-    world = World(scale, look or Look(), tuple(styles))
+    world = World(scale, look or Look(), tuple(styles), tuple(events))
     scenes = prompts(world, split, num_clips, seed, sizes=sizes, frame_rates=frame_rates)
     jobs = [partial(list, scenes[start : start + _CHUNK]) for start in range(0, num_clips, _CHUNK)]
     return _write_folder(Path(out), world, jobs, num_clips, 1, progress)

@@ -8,10 +8,10 @@ import torch
 from kinema_core import Clip
 
 from kinema_metrics.state import ScoringMetric
-from kinema_metrics.world.judge import ATTRIBUTES, STYLE, Judge, Reading
+from kinema_metrics.world.judge import ATTRIBUTES, EVENT, STYLE, Judge, Reading
 
 #: All that a clip may be judged by.
-JUDGED = (*ATTRIBUTES, STYLE)
+JUDGED = (*ATTRIBUTES, STYLE, EVENT)
 
 
 class WorldAccuracy(ScoringMetric):
@@ -19,7 +19,8 @@ class WorldAccuracy(ScoringMetric):
 
     A clip's `meta` carries the prompt's attributes, and in "stated" those that the caption names (all, if there is no
     "stated"): only they are judged. The count, 1 unless `meta` says otherwise, is always judged, motion never in
-    an image, and style where `meta` has one.
+    an image, and style and event where `meta` has one. An event is right with all that `meta` and the reading tell of
+    its other object or scene; a clip that turns into another scene has no motion to judge.
 
     Args:
         world: the path of a `world.json`, or its content.
@@ -67,11 +68,15 @@ class WorldAccuracy(ScoringMetric):
         missing = [name for name in ATTRIBUTES[:-1] if name not in meta]
         if missing:
             raise ValueError(f"clip {clip.id!r}: its meta lacks {', '.join(missing)}")
-        stated = set(meta.get("stated", [name for name in JUDGED if name in meta])) | {"count"}
-        if clip.video.shape[1] == 1:
+        stated = set(meta.get("stated", [name for name in JUDGED if name in meta]))
+        stated |= {"count", EVENT} & {"count", *meta}
+        if clip.video.shape[1] == 1 or meta.get(EVENT) == "change":
             stated.discard("motion")
         wanted = {**meta, "count": meta.get("count", 1)}
         verdict = {name: getattr(reading, name) == wanted[name] for name in JUDGED if name in stated}
+        if EVENT in verdict:
+            other = meta.get("other", {})
+            verdict[EVENT] &= all(other[name] == value for name, value in reading.other.items() if name in other)
         return {**verdict, "all": all(verdict.values())}
 
 

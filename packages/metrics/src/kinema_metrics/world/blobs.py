@@ -3,7 +3,7 @@
 Letters: B clips, T H W frames, rows, columns, M = B x T pictures. Colours are 0 to 255.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,11 @@ class Blobs:
     seen: Tensor
     count: Tensor
 
+    def only(self, use: Tensor) -> "Blobs":
+        """The same with nothing to be seen but in some frames (B, T)."""
+        matte, area = self.matte * use[..., None, None], self.area * use
+        return replace(self, matte=matte, area=area, seen=self.seen & use)
+
 
 def find_blobs(video: Tensor, *, contrast: float, speck: float, scale: int) -> Blobs:
     """Find the largest object of each frame.
@@ -48,15 +53,15 @@ def find_blobs(video: Tensor, *, contrast: float, speck: float, scale: int) -> B
         speck: objects of fewer pixels are not counted.
         scale: of the world.
     """
-    ground = _border(video, 2 * scale).median(-1).values  # (B, T, 3)
+    ground = border(video, 2 * scale).median(-1).values  # (B, T, 3)
     offset = video - ground[..., None, None]
     distance = offset.square().sum(2).sqrt_()  # (B, T, H, W)
-    main, count = _components(distance > contrast, speck)
+    main, count = components(distance > contrast, speck)
     seen = main.flatten(2).any(-1)
     colour = _core_colour(video, distance, main)
     axis = colour[:, None] - ground  # (B, T, 3)
     matte = (offset * (axis / axis.square().sum(-1, keepdim=True).clamp(min=1.0))[..., None, None]).sum(2)
-    matte = torch.where(_around(main, 2 * scale) & (matte >= FAINT), matte, 0.0).clamp_(max=1)
+    matte = torch.where(around(main, 2 * scale) & (matte >= FAINT), matte, 0.0).clamp_(max=1)
     area = matte.sum((-2, -1))
     height, width = video.shape[-2:]
     x = (matte.sum(-2) * (torch.arange(width) + 0.5)).sum(-1)
@@ -65,7 +70,7 @@ def find_blobs(video: Tensor, *, contrast: float, speck: float, scale: int) -> B
     return Blobs(ground.mean(1), colour, matte, centre, area, seen, count)
 
 
-def _border(video: Tensor, width: int) -> Tensor:
+def border(video: Tensor, width: int) -> Tensor:
     """The pixels along the frame's edge: (B, T, 3, P)."""
     sides = [video[..., :width, :], video[..., -width:, :]]
     inner = video[..., width:-width, :]
@@ -82,7 +87,7 @@ def _core_colour(video: Tensor, distance: Tensor, main: Tensor) -> Tensor:
     return total / weight.sum((1, 2, 3)).clamp(min=1)[:, None]
 
 
-def _around(mask: Tensor, reach: int) -> Tensor:
+def around(mask: Tensor, reach: int) -> Tensor:
     """The bounding box of each frame's mask, `reach` larger on all sides."""
     size = 2 * reach + 1
     boxes = []
@@ -95,7 +100,7 @@ def _around(mask: Tensor, reach: int) -> Tensor:
     return rows[..., :, None] & columns[..., None, :]
 
 
-def _components(mask: Tensor, speck: float) -> tuple[Tensor, Tensor]:
+def components(mask: Tensor, speck: float) -> tuple[Tensor, Tensor]:
     """The largest connected part of each frame's mask (B, T, H, W), and how many parts are no specks (B, T).
 
     Labels are pixel numbers that spread to neighbours (the larger wins) and then to where that pixel's label points,

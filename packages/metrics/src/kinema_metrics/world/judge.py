@@ -7,7 +7,7 @@ from the border, a soft matte around the object, template overlap for shape, fit
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from kinema_core import Clip
 from torch import Tensor
 
 from kinema_metrics.world.blobs import FAINT, Blobs, find_blobs
+from kinema_metrics.world.events import read_event
 from kinema_metrics.world.motion import read_motion
 from kinema_metrics.world.outlines import Kind, style_of
 
 ATTRIBUTES = ("colour", "shape", "size", "motion", "background", "count")
 #: One more where the world has styles.
 STYLE = "style"
+#: And one more where something can happen.
+EVENT = "event"
 _NEEDED = ("scale", "colours", "backgrounds", "shapes", "sizes", "directions", "no_motion", "laws")
 #: Pixels of one batch; bounds memory.
 _BATCH_PIXELS = 600_000
@@ -43,6 +46,8 @@ class Reading:
         positions: (x, y) in pixels in each frame, nan where there is no object.
         radii: in pixels.
         overlap: intersection over union of the object and the ideal sharp shape that is nearest, over the clip.
+        event: what happens beside the motion; "none" where nothing does or can.
+        other: of a pair the second object's colour and shape, of a change the second scene's, and its background.
     """
 
     colour: str | None
@@ -56,6 +61,8 @@ class Reading:
     positions: tuple[tuple[float, float], ...]
     radii: tuple[float, ...]
     overlap: float
+    event: str = "none"
+    other: Mapping[str, str | None] = field(default_factory=dict)
 
 
 class Judge:
@@ -74,6 +81,8 @@ class Judge:
         self.world = world
         self.shapes = list(world["shapes"])
         self.styles = list(world.get("styles", ["flat"]))
+        self.events = list(world.get("events", ["none"]))
+        self.scale: int = world["scale"]
         largest = 2 * max(world["sizes"].values()) * world["scale"]
         # All that an object can be, in the order (style, shape).
         self.kinds = [
@@ -105,18 +114,28 @@ class Judge:
     @torch.no_grad()
     def _read(self, video: Tensor) -> list[Reading]:
         """Readings of (B, 3, T, H, W) in [-1, 1]."""
-        world, scale = self.world, self.world["scale"]
         # A diverged model's nan are grey: there is nothing to see then.
         levels = ((video.nan_to_num() + 1) * 127.5).round_().clamp_(0, 255).transpose(1, 2)  # (B, T, 3, H, W)
-        blobs = find_blobs(levels, contrast=self.contrast, speck=self.speck, scale=scale)
+        if self.events != ["none"]:
+            return [read_event(self, clip[None]) for clip in levels]
+        return self.describe(self.find(levels))
+
+    def find(self, levels: Tensor) -> Blobs:
+        """What is seen in (B, T, 3, H, W), 0 to 255."""
+        return find_blobs(levels, contrast=self.contrast, speck=self.speck, scale=self.scale)
+
+    def describe(self, blobs: Blobs, use: Tensor | None = None) -> list[Reading]:
+        """Readings of what is seen, by some frames (B, T) or by all."""
+        world, scale, frames = self.world, self.scale, blobs.seen.shape[1]
+        if use is not None:
+            blobs = blobs.only(use)
         overlap = self._overlaps(blobs)  # (B, K)
         kind = self._kinds(blobs, overlap)
         radius = torch.stack([self.kinds[k].radius(area) for k, area in zip(kind, blobs.area, strict=True)])  # (B, T)
         log_radius = (radius / scale).clamp(min=0.1).log()
         share = blobs.seen.float()
         mean_radius = ((log_radius * share).sum(1) / share.sum(1).clamp(min=1)).exp()
-        frames = video.shape[2]
-        motion: list[str | None] = [world["no_motion"]] * len(video)
+        motion: list[str | None] = [world["no_motion"]] * len(blobs.seen)
         if frames > 1:
             motion = read_motion(blobs.centre / scale, log_radius, blobs.seen, world)
         colour, ground = (
@@ -125,7 +144,7 @@ class Judge:
         sizes = list(world["sizes"])
         log_sizes = torch.tensor(list(world["sizes"].values())).log()
         size = (mean_radius.log()[:, None] - log_sizes).abs().argmin(1)
-        lost = share.mean(1) < 0.75
+        lost = share.sum(1) < 0.75 * (frames if use is None else use.sum(1))
         counts = blobs.count.float().quantile(0.5, dim=1, interpolation="nearest").long()
         centres = torch.where(blobs.seen[..., None], blobs.centre, torch.nan)
         radii = torch.where(blobs.seen, radius, torch.nan)
@@ -143,7 +162,7 @@ class Judge:
                 radii=tuple(radii[i].tolist()),
                 overlap=float(overlap[i].max()),
             )
-            for i in range(len(video))
+            for i in range(len(blobs.seen))
         ]
 
     def _overlaps(self, blobs: Blobs, blur: float = 0.0) -> Tensor:

@@ -58,6 +58,38 @@ def read_motion(centre: Tensor, log_radius: Tensor, seen: Tensor, world: Mapping
     return [name(i) for i in range(len(centre))]
 
 
+def read_swing(
+    centre: Tensor, log_radius: Tensor, seen: Tensor, world: Mapping[str, Any], *, least_period: float
+) -> str | None:
+    """The motion of one track (1, T, ...) if it swings harmonically along a line, else None; see `read_motion`.
+
+    Args:
+        least_period: in frames; somewhat shorter ones are found too.
+    """
+    weight, track, size = seen.double(), centre.double(), log_radius.double()[..., None]
+    frames = weight.shape[1]
+    time = torch.linspace(0, 1, frames, dtype=torch.float64).expand_as(weight)
+    rest = _deviation(track, weight)
+    law = 0.5 * world["laws"]["step"][0] / 12**0.5
+    if rest < law or _deviation(size, weight) > 0.1 or _flatness(track, weight) > 0.25:
+        return None
+    fits = [_fit(time, track, weight), *(_fit((time - turn).abs(), track, weight) for turn in _turns(world["laws"]))]
+    periods = torch.linspace(1 / (1.25 * (frames - 1)), 1 / (0.8 * least_period), 64, dtype=torch.float64).reciprocal()
+    angle = 2 * torch.pi * torch.arange(frames) / periods[:, None]  # (P, T)
+    basis = torch.stack([torch.ones_like(angle), angle.cos(), angle.sin()], -1) * weight[0, :, None]
+    points = (track * weight[..., None]).expand(len(periods), -1, -1)
+    left = basis @ torch.linalg.lstsq(basis, points).solution - points
+    error = (left.square().sum((1, 2)) / weight.sum()).sqrt().min()
+    if error > 0.35 * rest or error > 0.6 * torch.stack([other for _, other in fits]).min():
+        return None
+    deviation = (track - (weight[..., None] * track).sum(1) / weight.sum())[0] * weight[0, :, None]
+    axis = torch.linalg.eigh(deviation.T @ deviation).eigenvectors[:, 1]
+    # A swing has no sign: of two opposite directions that to the right names it, or else down.
+    signed = {name: step for name, step in world["directions"].items() if (step[0], step[1]) > (0, 0)}
+    unit = torch.nn.functional.normalize(torch.tensor(list(signed.values()), dtype=torch.float64), dim=1)
+    return list(signed)[int((unit @ axis).abs().argmax())]
+
+
 def _turns(laws: Mapping[str, Any]) -> list[float]:
     low, high = laws["turn"]
     return torch.linspace(low - 0.05, high + 0.05, 13).tolist()
