@@ -3,8 +3,8 @@
     python benchmarks/tasks.py DEMO [--quick] [--clips 64] [--only loop,connect] [--sheets docs/tasks]
 
 DEMO is a folder that `kinema demo` or `benchmarks/tasks_model.py` wrote. Prompts are of combinations that the model
-never saw. A seam is the change from frame to frame where given and new frames meet, over the median change between
-frames of the given clip. Velocity errors are in pixels a frame, against where the object really goes; beside them
+never saw. A seam is the change from frame to frame where given and new frames meet, over the median change of the
+video. Velocity errors are in pixels a frame, against where the object really goes; beside them
 stands what the VAE alone does to the true clip. The last line is one JSON object.
 """
 
@@ -36,6 +36,8 @@ SOURCE, NEW, CONTEXT = 9, 8, 3
 #: New frames between two scenes of other backgrounds: a frame's change is then as small as that of a moving object.
 BETWEEN = 48
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
+#: Of what is added to an enlarged preview; the made world's objects have a size in pixels, so little has to do.
+ENLARGED = (0.2, 0.3, 0.5)
 #: What two clips that are connected differ in.
 KINDS = ("colour", "shape", "background")
 #: The least change a frame of a clip that moves.
@@ -59,10 +61,11 @@ def changes(video: Tensor) -> Tensor:
     return video.diff(dim=1).abs().mean((0, 2, 3))
 
 
-def seam(video: Tensor, at: int, given: Tensor) -> float | None:
-    """The change into frame `at` over the median change of the given frames; None where those do not move."""
-    usual = changes(given).median().item()
-    return changes(video)[at - 1].item() / usual if usual > MOVES else None
+def seam(video: Tensor, at: int) -> float | None:
+    """The change into frame `at` over the median change; None where nothing moves."""
+    found = changes(video)
+    usual = found.median().item()
+    return found[at - 1].item() / usual if usual > MOVES else None
 
 
 def places(judge: Judge, clips: Sequence[Clip]) -> Tensor:
@@ -107,8 +110,7 @@ def extended(
         return (tracks.diff(dim=1) - truth.diff(dim=1))[:, steps].norm(dim=-1).nanmean().item()
 
     def seams(clips: Sequence[Clip]) -> float:
-        found = (seam(m.video, at, c.video[:, given]) for m, c in zip(clips, real, strict=True))
-        return median(ratio for ratio in found if ratio is not None)
+        return median(ratio for clip in clips if (ratio := seam(clip.video, at)) is not None)
 
     # Going on at the velocity of the last two given frames.
     edge, inner = (SOURCE - 1, SOURCE - 2) if forward else (NEW, NEW + 1)
@@ -148,21 +150,29 @@ def beginnings(judge: Judge, seeds: Sequence[Sequence[Clip]]) -> Figures:
 
 
 def looped(pipeline: Pipeline, real: Sequence[Clip]) -> tuple[Figures, list[Clip]]:
-    made = [loop(pipeline, clip, "", frames=2 * NEW) for clip in real]  # a prompt would say where to go on
-    moving = [(m, c) for m, c in zip(made, real, strict=True) if changes(c.video).median() > MOVES]
+    """From the end back to the beginning, in as many frames as the source's and in more: slower on the way."""
+    moving = [clip for clip in real if changes(clip.video).median() > MOVES]
+    figures: Figures = {"moving": len(moving), "wrap_seam_cut": median(wrap(clip.video) for clip in moving)}
+    shown: list[Clip] = []
+    for frames in (NEW, 2 * NEW):
+        # Without a prompt, which would say where to go on.
+        made = [loop(pipeline, clip, "", frames=frames) for clip in moving]
+        degree = (
+            changes(m.video[:, SOURCE - 1 :]).mean() / changes(c.video).mean()
+            for m, c in zip(made, moving, strict=True)
+        )
+        figures |= {
+            f"{frames}/wrap_seam": median(wrap(clip.video) for clip in made),
+            f"{frames}/first_seam": median(seam(clip.video, SOURCE) or 0.0 for clip in made),
+            f"{frames}/dynamic_degree": median(float(share) for share in degree),
+        }
+        shown += made[:4]
+    return figures, shown
 
-    def wrap(video: Tensor, given: Tensor) -> float:
-        return seam(torch.cat([video[:, -1:], video[:, :1]], 1), 1, given) or 0.0
 
-    degree = [(changes(m.video[:, SOURCE - 1 :]).mean() / changes(c.video).mean()).item() for m, c in moving]
-    figures = {
-        "wrap_seam": median(wrap(m.video, c.video) for m, c in moving),
-        "first_seam": median(seam(m.video, SOURCE, c.video) or 0.0 for m, c in moving),
-        "wrap_seam_cut": median(wrap(c.video, c.video) for _, c in moving),
-        "dynamic_degree": median(degree),
-        "moving": len(moving),
-    }
-    return figures, made
+def wrap(video: Tensor) -> float:
+    """The seam from the last frame to the first."""
+    return seam(torch.cat([video, video[:, :1]], 1), video.shape[1]) or 0.0
 
 
 def connected(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
@@ -255,7 +265,7 @@ def previewed(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) ->
     read = judge.judge.read(small)
     figures: Figures = {}
     shown: list[Clip] = []
-    for strength in STRENGTHS[:3]:
+    for strength in ENLARGED:
         began = time.perf_counter()
         full = [full_size(pipeline, s, r, strength=strength) for s, r in zip(small, requests, strict=True)]
         seconds[f"{strength}"] = time.perf_counter() - began

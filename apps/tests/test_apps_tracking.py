@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import av
 import lightning.pytorch as pl
@@ -229,3 +231,29 @@ def test_other_ranks_record_nothing(tmp_path, store, monkeypatch):
     tracker.log_image("x", np.zeros((4, 4, 3), np.uint8), 0)
     tracker.finalize("success")
     assert tracker.mlflow_run_id is None and not (tmp_path / "r").exists()
+
+
+def test_runs_that_start_at_once_share_a_new_database(tmp_path):
+    """As two trainings side by side do: MLflow's own set-up of a file breaks if two processes do it at once."""
+    script = """
+import sys
+from kinema.tracking import MlflowTracker
+tracker = MlflowTracker(sys.argv[1], uri=sys.argv[2])
+sys.stdin.readline()  # all are there
+tracker.log_metrics({"loss": 1.0}, step=1)
+tracker.finalize("success")
+"""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    command = [sys.executable, "-c", script]
+    started = [
+        subprocess.Popen([*command, tmp_path / name, uri], stdin=subprocess.PIPE, text=True) for name in ("one", "two")
+    ]
+    for process in started:
+        process.stdin.write("\n")
+        process.stdin.close()
+    for process in started:
+        process.wait()
+    assert [process.returncode for process in started] == [0, 0]
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("kinema").experiment_id])
+    assert {run.info.run_name: run.data.metrics for run in runs} == {"one": {"loss": 1.0}, "two": {"loss": 1.0}}

@@ -18,7 +18,9 @@ train_app = typer.Typer(help="Train a component. Settings follow as section.key=
 import_app = typer.Typer(help="Make a model folder of one that another library saved.")
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
+study_app = typer.Typer(help="Compare many trainings. A study that was stopped goes on when it is called again.")
 app.add_typer(import_app, name="import")
+app.add_typer(study_app, name="study")
 
 Config = Annotated[str | None, typer.Option("--config", "-c", metavar="FILE", help="YAML file or URL.")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's.")]
@@ -148,6 +150,38 @@ def import_wan_command(
     from kinema.import_wan import import_wan
 
     typer.echo(f"wrote {import_wan(folder, out)}")
+
+
+@study_app.command("sampling")
+def study_sampling_command(
+    demo: Annotated[str, typer.Argument(metavar="DEMO", help="Folder that `kinema demo` wrote.")],
+    minutes: Annotated[float, typer.Option(min=0.01, help="Of each training, on one thread.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each law.")] = 3,
+    clips: Annotated[int, typer.Option(min=2, help="Clips that are made and judged in each cell.")] = 128,
+    laws: Annotated[str, typer.Option(help="Predictions of a ddpm law, edm and flow.")] = "x0,eps,v,edm,flow",
+    names: Annotated[str | None, typer.Option("--samplers", help="Installed samplers; all by default.")] = None,
+    steps: Annotated[str, typer.Option(help="Numbers of sampling steps.")] = "4,8,16,32",
+    reference: Annotated[int, typer.Option(min=1, help="Steps of the walk that others are compared with.")] = 500,
+    fvd: Annotated[
+        bool, typer.Option("--fvd", help="The Frechet video distance too; it needs some 260 clips.")
+    ] = False,
+    out: Out = "study",
+) -> None:
+    """Train noise laws at equal compute; steps against quality for every law and sampler."""
+    from pathlib import Path
+
+    from kinema.study_sampling import SamplingStudy, study_sampling
+
+    given = {"minutes": minutes, "seeds": seeds, "clips": clips, "reference": reference, "fvd": fvd}
+    lists = {"laws": laws.split(","), "samplers": names.split(",") if names else ()}
+    numbers = [_count(word) for word in steps.split(",")]
+    typer.echo(study_sampling(SamplingStudy(Path(demo), Path(out), **given, **lists, steps=numbers)))
+
+
+def _count(word: str) -> int:
+    if not word.strip().isdigit() or int(word) < 1:
+        raise typer.BadParameter(f"{word!r} is no number of steps; give whole numbers from 1, as 4,8,16")
+    return int(word)
 
 
 @app.command()

@@ -173,7 +173,7 @@ class Stages:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
         self.times: dict[str, dict[str, float]] = {}
-        (folder / "logs").mkdir()
+        (folder / "logs").mkdir(exist_ok=True)
 
     def run(self, commands: Mapping[str, Sequence[str]], *, seeded: bool = True) -> None:
         """Run these commands at once and wait for all.

@@ -1,10 +1,12 @@
 """Events delivered to MLflow: always by MlflowClient and run id, since the fluent API opens stray runs."""
 
+import fcntl
 import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +75,11 @@ class MlflowStore:
         if self._client is not None:
             return self._client
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tells of every table it makes
-        client, known = MlflowClient(self.uri), self.folder / "mlflow.json"
+        with _first_come(self.uri):
+            return self._found_or_made(MlflowClient(self.uri))
+
+    def _found_or_made(self, client: MlflowClient) -> MlflowClient:
+        known = self.folder / "mlflow.json"
         saved = json.loads(known.read_text()) if known.exists() else {}
         run = _find_run(client, saved["run_id"]) if saved.get("uri") == self.uri else None
         if run is None:
@@ -144,6 +150,18 @@ class MlflowStore:
                     tags.append(RunTag(f"changed.{key}", value))
         client.log_batch(self.run_id, metrics, [Param(*item) for item in params.items()], tags)
         self._params |= params
+
+
+@contextmanager
+def _first_come(uri: str) -> Iterator[None]:
+    """One process at a time opens a database file: two that make its tables at once leave it broken for good."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    file = Path(uri.removeprefix("sqlite:///"))
+    with file.with_name(f".{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        yield
 
 
 def _find_run(client: MlflowClient, run_id: str) -> Any:
