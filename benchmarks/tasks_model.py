@@ -28,7 +28,7 @@ def made(folder: Path, demo: Path, minutes: float, *, events: str, styles: str, 
         folder,
         *["train", "vae", f"--config={CONFIGS / 'vae.yaml'}", f"vae.init_from={model / 'vae'}", "run.out=models/vae"],
         # Its largest jumps are from one latent frame to the next, which is where new frames begin.
-        *["flicker=1", "batch_pixels=131072", "optim.lr=2e-3", "optim.muon_lr=1e-2"],
+        *["flicker=1", "batch_pixels=262144", "optim.lr=2e-3", "optim.muon_lr=1e-2"],
         *["trainer.devices=2", f"trainer.max_minutes={0.1 if quick else 4}", "trainer.max_steps=null"],
     )
     kinema(folder, "encode", "model=models/vae", "out=cache")

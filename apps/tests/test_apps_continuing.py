@@ -60,26 +60,6 @@ def test_loops_and_connections_keep_both_ends(pipeline):
     assert circle.shape[1] == 17 and torch.equal(circle[:, :9], one.video)
 
 
-def test_what_the_vae_loses_of_the_given_frame_fades_out_over_the_new_ones(pipeline, monkeypatch):
-    decoded: list[Clip] = []
-    generate = Pipeline.generate
-    monkeypatch.setattr(
-        Pipeline, "generate", lambda self, r, **k: decoded.extend(made := generate(self, r, **k)) or made
-    )
-    given = clip(9)
-    # Within [-0.2, 0.2], so that nothing is clipped at the ends of the range.
-    given = replace(given, video=0.2 * given.video)
-    whole = extend(pipeline, given, "", before=5, after=8).video
-    before, after = (one.video for one in decoded)
-    # Behind: four frames of context were made beside the last given one.
-    lost = given.video[:, -1] - after[:, 4]
-    for i, share in enumerate((1.0, 0.75, 0.5, 0.25, 0.0, 0.0)):
-        torch.testing.assert_close(whole[:, 14 + i], (after[:, 5 + i] + share * lost).clamp(-1, 1))
-    lost = given.video[:, 0] - before[:, 5]
-    for i, share in enumerate((1.0, 0.75, 0.5, 0.25, 0.0)):
-        torch.testing.assert_close(whole[:, 4 - i], (before[:, 4 - i] + share * lost).clamp(-1, 1))
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -17,19 +17,16 @@ from kinema.pipeline import Pipeline, Request
 
 #: Latent frames of the given video that the new frames are generated with: two tell its velocity.
 CONTEXT = 2
-#: New frames over which the detail of the given frame beside them, as far as the VAE loses it, fades out.
-FADE = 4
 
 
 @dataclass(frozen=True)
 class _Gap:
-    """A clip to generate, which of its frames are new, and the given frames beside these."""
+    """A clip to generate, and which of its frames are new."""
 
     given: Tensor
     keep_frames: tuple[int, ...]
     frames: int
     new: slice
-    edges: tuple[int, ...]
 
 
 def extend(
@@ -157,7 +154,7 @@ def _after(video: Tensor, count: int, context: int, st: int) -> _Gap:
     head = _last(video, context, st)
     new = st * -(-count // st)  # what is no whole latent is cut off
     start = head.shape[1]
-    return _Gap(head, tuple(range(context)), start + new, slice(start, start + count), (start - 1,))
+    return _Gap(head, tuple(range(context)), start + new, slice(start, start + count))
 
 
 def _before(video: Tensor, count: int, context: int, st: int) -> _Gap:
@@ -165,7 +162,7 @@ def _before(video: Tensor, count: int, context: int, st: int) -> _Gap:
     new = 1 + st * -(-(count - 1) // st)
     latents = 1 + (new - 1) // st
     kept = tuple(range(latents, latents + context))
-    return _Gap(_still(tail, new), kept, new + tail.shape[1], slice(new - count, new), (new,))
+    return _Gap(_still(tail, new), kept, new + tail.shape[1], slice(new - count, new))
 
 
 def _between(first: Tensor, second: Tensor, count: int, context: int, st: int) -> _Gap:
@@ -178,7 +175,7 @@ def _between(first: Tensor, second: Tensor, count: int, context: int, st: int) -
     start, latents = head.shape[1], context + count // st
     given = torch.cat([head, _still(tail, count)], dim=1)
     kept = (*range(context), *range(latents, latents + context))
-    return _Gap(given, kept, given.shape[1], slice(start, start + count), (start - 1, start + count))
+    return _Gap(given, kept, given.shape[1], slice(start, start + count))
 
 
 def _last(video: Tensor, context: int, st: int) -> Tensor:
@@ -219,19 +216,4 @@ def _generated(pipeline: Pipeline, gaps: Sequence[_Gap], clip: Clip, prompt: str
         for i, g in enumerate(gaps)
     ]
     made = pipeline.generate(requests, seed=seed)
-    return [_eased(one.video, gap) for one, gap in zip(made, gaps, strict=True)]
-
-
-def _eased(made: Tensor, gap: _Gap) -> Tensor:
-    """The new frames of a made clip, without a jump in sharpness at the given ones.
-
-    What is made went through the VAE, and the given frames do not: the difference of the given frame at the edge is
-    added to the new ones, to all of it at first and less with every frame.
-    """
-    video = made[:, gap.new].clone()
-    frames = torch.arange(gap.new.start, gap.new.stop)
-    for edge in gap.edges:
-        lost = gap.given[:, edge] - made[:, edge]  # (3, H, W)
-        share = (1 - ((frames - edge).abs() - 1) / FADE).clamp(min=0)
-        video += lost[:, None] * share[:, None, None]
-    return video.clamp(-1, 1)
+    return [one.video[:, gap.new] for one, gap in zip(made, gaps, strict=True)]
