@@ -233,7 +233,7 @@ def edited(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tu
             found = shares(judge, made, kept)
             drift = distance(places(judge.judge, made), truth)
             figures |= {f"{kind}/{strength}/{name}": value for name, value in {**found, "drift": drift}.items()}
-            shown += made[:2]
+            shown += made[:1]
     return figures, shown
 
 

@@ -1,6 +1,6 @@
 """The demo's model, gone on with on a world in which things happen: scenes turn into others, objects leave and return.
 
-    python benchmarks/tasks_model.py DEMO OUT [--minutes 10] [--events none,change,...] [--styles flat,outline,...]
+    python benchmarks/tasks_model.py DEMO OUT [--minutes 20] [--events none,change,...] [--styles flat,outline,...]
 
 DEMO is a folder that `kinema demo` wrote; OUT will be one like it, with a world, a VAE and a transformer, which
 `benchmarks/tasks.py` measures. A loop and a connection need more than the demo's clips show: objects that come back,
@@ -33,10 +33,11 @@ def made(folder: Path, demo: Path, minutes: float, *, events: str, styles: str, 
     )
     kinema(folder, "encode", "model=models/vae", "out=cache")
     weights = [f"{key}.weights={model / 'dit' / key / 'model.safetensors'}" for key in ("dit", "text.main")]
-    masks = ["keep_share=0.6", "keep_weights={ends: 3, head: 2, tail: 2}"]
+    masks = ["keep_share=0.6", "keep_weights={ends: 3, head: 3, tail: 3}"]
     rates = ["optim.lr=2e-3", "optim.muon_lr=7e-3", "optim.decay=1", "diffusion.time_mean=0.8"]
     length = [f"trainer.max_minutes={0.1 if quick else minutes}", "trainer.max_steps=null", "batch_cells=8192"]
-    samples = ["samples.clips=4"] if quick else []
+    # Given frames say much of what is to come: less guidance keeps to them.
+    samples = ["samples.guidance.scale=2", *(["samples.clips=4"] if quick else [])]
     kinema(
         folder,
         *["train", "dit", f"--config={CONFIGS / 'dit.yaml'}", "vae=models/vae", "run.out=models/dit"],
@@ -48,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=Path, help="a folder that `kinema demo` wrote")
     parser.add_argument("out", type=Path, help="folder to write; it must not exist")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of training the transformer, two processes")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of training the transformer, two processes")
     parser.add_argument("--events", default=EVENTS, help="what may happen in a clip")
     parser.add_argument("--styles", default="flat", help="how objects are drawn")
     parser.add_argument("--quick", action="store_true", help="a small world, seconds of training")

@@ -160,11 +160,9 @@ def study_sampling_command(
     clips: Annotated[int, typer.Option(min=2, help="Clips that are made and judged in each cell.")] = 128,
     laws: Annotated[str, typer.Option(help="Predictions of a ddpm law, edm and flow.")] = "x0,eps,v,edm,flow",
     names: Annotated[str | None, typer.Option("--samplers", help="Installed samplers; all by default.")] = None,
-    steps: Annotated[str, typer.Option(help="Numbers of sampling steps.")] = "4,8,16,32",
+    steps: Annotated[str, typer.Option(help="Numbers of sampling steps.")] = "4,8,16,32,64",
     reference: Annotated[int, typer.Option(min=1, help="Steps of the walk that others are compared with.")] = 500,
-    fvd: Annotated[
-        bool, typer.Option("--fvd", help="The Frechet video distance too; it needs some 260 clips.")
-    ] = False,
+    fvd: Annotated[bool, typer.Option(help="Frechet video distances too, in the features of the demo's CLIP.")] = True,
     out: Out = "study",
 ) -> None:
     """Train noise laws at equal compute; steps against quality for every law and sampler."""
@@ -173,13 +171,18 @@ def study_sampling_command(
     from kinema.study_sampling import SamplingStudy, study_sampling
 
     given = {"minutes": minutes, "seeds": seeds, "clips": clips, "reference": reference, "fvd": fvd}
-    lists = {"laws": laws.split(","), "samplers": names.split(",") if names else ()}
-    numbers = [_count(word) for word in steps.split(",")]
+    lists = {"laws": _words(laws), "samplers": _words(names or "")}
+    numbers = [_count(word) for word in _words(steps)]
     typer.echo(study_sampling(SamplingStudy(Path(demo), Path(out), **given, **lists, steps=numbers)))
 
 
+def _words(text: str) -> list[str]:
+    """The words between commas, each once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
 def _count(word: str) -> int:
-    if not word.strip().isdigit() or int(word) < 1:
+    if not word.isdecimal() or int(word) < 1:
         raise typer.BadParameter(f"{word!r} is no number of steps; give whole numbers from 1, as 4,8,16")
     return int(word)
 

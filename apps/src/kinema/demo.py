@@ -185,7 +185,14 @@ class Stages:
         print(f"{name} ...", flush=True)
         began, used = time.monotonic(), _cpu_seconds()
         running = {key: self._start(key, command, seeded) for key, command in commands.items()}
-        failed = [key for key, process in running.items() if process.wait() != 0]
+        try:
+            failed = [key for key, process in running.items() if process.wait() != 0]
+        except BaseException:
+            for process in running.values():  # none goes on alone; a training saves first
+                process.terminate()
+            for process in running.values():
+                process.wait()
+            raise
         self.times[name] = {
             "minutes": (time.monotonic() - began) / 60,
             "cpu_minutes": (_cpu_seconds() - used) / 60,

@@ -1,41 +1,44 @@
 """`kinema study sampling`: noise laws trained at equal compute, and steps against quality for laws and samplers.
 
-Every law is trained with the same network, data, optimiser and minutes. Their losses have no common scale, so beside
-the accuracy of what they make stands the error of their clean estimates at equal signal-to-noise ratios.
+Every law is trained with the same network, data, optimiser and minutes, and on noise of the same distribution. Their
+losses have no common scale, so beside the accuracy of what they make stands the error of their clean estimates at equal
+signal-to-noise ratios.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
-from kinema_core import Clip, Metric, Ragged, Sampler, device_of, samplers, seeded_normal
+from kinema_core import Clip, Diffusion, Metric, Ragged, Sampler, device_of, diffusions, samplers, seeded_normal
 from kinema_data import ManifestDataset
 from kinema_data.worlds import make_prompts
 from torch import Tensor
 
-from kinema.demo import Stages
 from kinema.errors import UserError
+from kinema.model_folder import load_model
 from kinema.pipeline import Pipeline, Request
 from kinema.scoring import build_metrics, load_clip, score, table
-from kinema.study import Figures, Results
+from kinema.study import Cell, Figures, Results, model_path, record, spread, train_side_by_side, training_figures
 from kinema.study_plots import plot_estimates, plot_steps
-from kinema.tracking import MlflowTracker
 
-#: The laws by name. Training times: cosine schedules draw them evenly; the other two from a normal distribution of
-#: log(sigma / alpha) with the same mean and deviation.
-_NOISE = {"time_mean": 1.2, "time_std": 1.4}
+#: Under the linear schedule, whose training times are uniform, log(sigma / alpha) has this mean and deviation; the
+#: other laws draw theirs from the normal distribution with both, so that all see the same noise.
+_NOISE = {"time_mean": 1.33, "time_std": 1.93}
+#: The laws by name.
 LAWS: dict[str, dict[str, Any]] = {
-    **{name: {"name": "ddpm", "schedule": "cosine", "prediction": name} for name in ("x0", "eps", "v")},
+    **{name: {"name": "ddpm", "schedule": "linear", "prediction": name} for name in ("x0", "eps", "v")},
     "edm": {"name": "edm", **_NOISE},
-    "flow": {"name": "flow", **_NOISE},
+    "flow": {"name": "flow", **_NOISE, "uniform_share": 0.0},
 }
 #: Logarithms of (alpha / sigma)^2 at which clean estimates are compared.
 LOG_SNRS = (-4.0, -2.0, 0.0, 2.0, 4.0)
-STEPS = (4, 8, 16, 32)
+STEPS = (4, 8, 16, 32, 64)
 #: What the ends of deterministic walks are compared with.
 REFERENCE = {"name": "dpmpp_2m"}
 #: Clips whose latents are compared with those of the reference.
@@ -52,11 +55,11 @@ class SamplingStudy:
         minutes: of each training, on one thread.
         seeds: trainings of each law.
         laws: of `LAWS`.
-        samplers: names of installed samplers.
+        samplers: names of installed samplers; none: all that begin with noise.
         steps: numbers of sampling steps.
         reference: steps of the reference.
         clips: that are made and judged in each cell.
-        fvd: measure the distance to real clips too; it needs more clips than its features have numbers.
+        fvd: measure distances to real clips too, if the demo has a CLIP.
     """
 
     demo: Path
@@ -68,76 +71,94 @@ class SamplingStudy:
     steps: Sequence[int] = STEPS
     reference: int = 500
     clips: int = 128
-    fvd: bool = False
+    fvd: bool = True
 
     def __post_init__(self) -> None:
         for part in ("world/world.json", "cache", "models/vae"):
             if not (self.demo / part).exists():
                 raise UserError(f"{self.demo} has no {part}; give a folder that `kinema demo` wrote")
-        begin = [name for name in samplers.names() if samplers.get(name).from_clean]
-        for what, given, known in (
-            ("law", self.laws, list(LAWS)),
-            ("sampler", self.samplers, [name for name in samplers.names() if name not in begin]),
-        ):
-            for name in given:
-                if name not in known:
-                    raise UserError(f"{name!r} is no {what} of this study; known are {', '.join(known)}")
+        if not (self.laws and self.steps):
+            raise UserError("a study needs at least one law and one number of steps")
+        known = [name for name in samplers.names() if not samplers.get(name).from_clean]
+        _check("law", self.laws, list(LAWS))
+        _check("sampler", self.samplers, known)
+        if self.reference <= (most := max(self.steps)):
+            raise UserError(f"the reference has {self.reference} steps; it needs more than {most}, the most compared")
         if not self.samplers:
-            object.__setattr__(self, "samplers", [name for name in samplers.names() if name not in begin])
+            object.__setattr__(self, "samplers", known)
+
+
+def _check(kind: str, given: Sequence[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise UserError(f"{name!r} is no {kind} of this study; known are {', '.join(known)}")
 
 
 def study_sampling(study: SamplingStudy) -> str:
     """Train, measure, draw and record; the tables. What was measured before is not measured again."""
-    study.out.mkdir(parents=True, exist_ok=True)
-    settings = {key: getattr(study, key) for key in ("minutes", "clips", "fvd", "reference")}
-    results = Results(study.out / "results.json", {"demo": str(study.demo.resolve()), **settings})
-    _train(study)
-    real = _prompts(study)
     metrics = _metrics(study)
+    protocols = {label: dict(getattr(metric, "protocol", {})) for label, metric in metrics.items()}
+    _tell_of_bias(study.clips, protocols.get("fvd", {}))
+    results = Results(study.out / "results.json", _settings(study, protocols), {"protocols": protocols})
+    # Seeds outermost: a machine that slows down meets all laws alike.
+    jobs = [(law, seed) for seed in range(study.seeds) for law in study.laws]
+    train_side_by_side(study.out, {_model(*job): _command(study, *job) for job in jobs}, study.minutes)
+
+    judge = Judge(_clips(study, "prompts", 1), _clips(study, "reference", 2), metrics)
+    cells = {"real": Cell(lambda: judge.judged(judge.prompts))}
+    cells |= {_trained_key(*job): Cell(partial(_trained, study, *job, judge)) for job in jobs}
+    print("what the trained models make ...", flush=True)
+    results.fill(cells, shown=("loss", "motion", "all", "fvd"))
+
+    print("steps against quality ...", flush=True)
+    walks: dict[str, Cell] = {}
     for law in study.laws:
-        for seed in range(study.seeds):
-            results.get(f"{law}/seed {seed}", lambda law=law, seed=seed: _trained(study, law, seed, real, metrics))
-            print(f"{law}, seed {seed}: " + _line(results.cells[f"{law}/seed {seed}"]), flush=True)
-    for law in study.laws:
-        _steps(study, law, results, real, metrics)
+        walks |= _walks(law, LawWalks(study.out / model_path(_model(law, 0)), judge, study.reference), study)
+    results.fill(walks, shown=("motion", "all", "distance", "fvd"))
     return _record(study, results)
 
 
-def model_folder(law: str, seed: int) -> str:
-    """Of a trained law, in the study's folder."""
-    return f"models/{law}-{seed}"
+def _settings(study: SamplingStudy, protocols: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What all cells depend on; laws, seeds, samplers and steps can be added to a study."""
+    return {
+        "demo": str(study.demo.resolve()),
+        "vae": load_model(str(study.demo / "models" / "vae"), require=["vae"]).hash,
+        "features": protocols["fvd"]["features"]["name"] if "fvd" in protocols else None,
+        **{key: getattr(study, key) for key in ("minutes", "clips", "reference")},
+    }
 
 
-def _train(study: SamplingStudy) -> None:
-    """What is not trained yet, two at a time on one thread each, so that all have equal compute."""
-    jobs = [(law, seed) for law in study.laws for seed in range(study.seeds)]
-    left = [job for job in jobs if not (study.out / model_folder(*job) / "kinema.yaml").is_file()]
-    if not left:
-        return
-    stages = Stages(study.out.resolve(), 0)
-    for pair in (left[i : i + 2] for i in range(0, len(left), 2)):
-        stages.run({f"{law} seed {seed}": _command(study, law, seed) for law, seed in pair}, seeded=False)
+def _model(law: str, seed: int) -> str:
+    return f"{law}-{seed}"
+
+
+def _trained_key(law: str, seed: int) -> str:
+    return f"{law}/seed {seed}"
+
+
+def _walk_key(law: str, sampler: str, steps: int) -> str:
+    return f"{law}/{sampler}/{steps}"
 
 
 def _command(study: SamplingStudy, law: str, seed: int) -> list[str]:
-    demo, name = study.demo.resolve(), model_folder(law, seed)
+    """As the demo's first and second stage in one: noise and given frames between those of both."""
+    demo = study.demo.resolve()
     trainer = f"max_minutes: {study.minutes}, max_steps: null, accelerator: cpu, devices: 1, threads: 1"
     return [
         *["train", "dit", f"--config={files('kinema').joinpath('configs', 'demo', 'dit.yaml')}"],
         *[f"vae={demo / 'models' / 'vae'}", f"cache={demo / 'cache'}", "validation=null", "samples.clips=0"],
         "diffusion={" + ", ".join(f"{key}: {value}" for key, value in LAWS[law].items()) + "}",
         *["batch_cells=3072", "keep_share=0.5", "keep_weights={first: 5}", "optim.decay=0.5"],
-        *["trainer={" + trainer + ", ema: 0.997, checkpoint_minutes: 1}", f"run.out={name}"],
-        *[f"run.id={name.replace('/', '-')}", "--resume=auto", f"--seed={seed}"],
+        *["trainer={" + trainer + ", ema: 0.997, checkpoint_minutes: 1, log_every: 5}", f"--seed={seed}"],
     ]
 
 
-def _prompts(study: SamplingStudy) -> list[Clip]:
-    """Real clips of combinations that were never trained on; their captions are the prompts."""
-    folder = study.out / "prompts"
+def _clips(study: SamplingStudy, name: str, seed: int) -> list[Clip]:
+    """Real clips of combinations that were never trained on."""
+    folder = study.out / name
     if not folder.exists():
-        make_prompts(folder, num_clips=study.clips, split="report", seed=1)
-    dataset = ManifestDataset(folder)
+        make_prompts(folder, num_clips=study.clips, split="report", seed=seed)
+    dataset = ManifestDataset(str(folder))
     return [dataset[i] for i in range(len(dataset))]
 
 
@@ -145,23 +166,56 @@ def _metrics(study: SamplingStudy) -> dict[str, Metric]:
     nodes: dict[str, dict[str, Any]] = {"world": {"name": "world", "world": str(study.demo / "world" / "world.json")}}
     if not study.fvd:
         return build_metrics(nodes, None)
-    clip = load_clip(str(study.demo / "models" / "clip"))
-    return build_metrics({**nodes, "fvd": {"name": "fvd"}}, clip)
+    folder = study.demo / "models" / "clip"
+    if not folder.exists():
+        print(f"{study.demo} has no models/clip: Frechet video distances are left out", flush=True)
+        return build_metrics(nodes, None)
+    return build_metrics({**nodes, "fvd": {"name": "fvd", "keep_features": True}}, load_clip(str(folder)))
 
 
-def _trained(
-    study: SamplingStudy, law: str, seed: int, real: Sequence[Clip], metrics: dict[str, Metric]
-) -> Figures:  # fmt: skip
-    """What a law has learned: clips as the model's folder samples them, and the error of its clean estimates."""
-    pipeline = Pipeline.load(str(study.out / model_folder(law, seed)))
-    errors = {f"error at {log_snr:+g}": estimate_error(pipeline, real[:COMPARED], log_snr) for log_snr in LOG_SNRS}
-    return {**_scores(pipeline, real, metrics), **errors}
+def _tell_of_bias(clips: int, protocol: Mapping[str, Any]) -> None:
+    numbers = protocol.get("num_features", 0)
+    if clips <= numbers:
+        print(
+            f"Frechet distances of {clips} clips in {numbers} dimensions have a bias: compare them with each other and "
+            f"with that of real clips, or take --clips {numbers + 1} or more; kvd has none",
+            flush=True,
+        )
 
 
-def _scores(pipeline: Pipeline, real: Sequence[Clip], metrics: dict[str, Metric]) -> Figures:
-    made = pipeline.generate([Request.like(clip) for clip in real])
-    figures = score(metrics, made, real)
-    return {("fvd" if name.startswith("fvd_") else name): value for name, value in figures.items()}
+@dataclass(frozen=True)
+class Judge:
+    """Scores of clips.
+
+    Attributes:
+        prompts: real clips whose first captions are generated.
+        reference: other real clips of the same kind, with which distances compare.
+        metrics: by label.
+    """
+
+    prompts: Sequence[Clip]
+    reference: Sequence[Clip]
+    metrics: Mapping[str, Metric]
+
+    def judged(self, clips: Sequence[Clip]) -> Figures:
+        """All figures; distances without the name of their features, which stands in the protocols."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="a Frechet distance of")  # said once, by `_tell_of_bias`
+            figures = score(self.metrics, clips, self.reference)
+        return {name[:3] if name.startswith(("fvd_", "kvd_")) else name: value for name, value in figures.items()}
+
+    def made(self, pipeline: Pipeline) -> Figures:
+        """Of what a model makes of the prompts."""
+        return self.judged(pipeline.generate([Request.like(clip) for clip in self.prompts]))
+
+
+def _trained(study: SamplingStudy, law: str, seed: int, judge: Judge) -> Figures:
+    """What a law has learned: its loss, clips as the model's folder samples them, the error of its clean estimates."""
+    name = _model(law, seed)
+    pipeline = Pipeline.load(str(study.out / model_path(name)))
+    some = judge.prompts[:COMPARED]
+    errors = {f"error at {log_snr:+g}": estimate_error(pipeline, some, log_snr) for log_snr in LOG_SNRS}
+    return {**training_figures(study.out, name), **judge.made(pipeline), **errors}
 
 
 @torch.no_grad()
@@ -180,33 +234,61 @@ def estimate_error(pipeline: Pipeline, clips: Sequence[Clip], log_snr: float) ->
     return (clean - x0.values).square().mean().item()
 
 
-def _steps(
-    study: SamplingStudy, law: str, results: Results, real: Sequence[Clip], metrics: dict[str, Metric]
-) -> None:  # fmt: skip
-    """Every sampler at every number of steps, on the law's first training."""
-    pipeline = Pipeline.load(str(study.out / model_folder(law, 0)))
-    requests = [Request.like(clip) for clip in real[:COMPARED]]
-    ends: list[Tensor] = []
+@dataclass(frozen=True)
+class LawWalks:
+    """One model, walked by many samplers. It is loaded when a figure first needs it, and so is the reference.
 
-    def measure(changed: Pipeline, deterministic: bool) -> Figures:
-        figures = _scores(changed, real, metrics)
+    Attributes:
+        folder: of the model.
+        judge: of the clips.
+        reference: steps of the walk that deterministic ones are compared with.
+    """
+
+    folder: Path
+    judge: Judge
+    reference: int
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The model."""
+        return Pipeline.load(str(self.folder))
+
+    @cached_property
+    def reference_ends(self) -> list[Tensor]:
+        """Latents where the reference ends."""
+        return ends(self.pipeline, samplers.build(REFERENCE), self.reference, self._requests)
+
+    def measure(self, sampler: Sampler, steps: int) -> Figures:
+        """Scores, evaluations of the network and, without fresh noise, the distance to the reference."""
+        evaluations, deterministic = walked(sampler, self.pipeline.law, steps)
+        figures = self.judge.made(replace(self.pipeline, sampler=sampler, num_steps=steps))
         if deterministic:
-            if not ends:
-                exact = replace(pipeline, sampler=samplers.build(REFERENCE), num_steps=study.reference)
-                ends.extend(exact.sample(requests))
-            figures["distance"] = distance(changed.sample(requests), ends)
-        return figures
+            figures["distance"] = distance(ends(self.pipeline, sampler, steps, self._requests), self.reference_ends)
+        return {**figures, "evaluations": float(evaluations)}
 
+    @property
+    def _requests(self) -> list[Request]:
+        return [Request.like(clip) for clip in self.judge.prompts[:COMPARED]]
+
+
+def _walks(law: str, walks: LawWalks, study: SamplingStudy) -> dict[str, Cell]:
+    cells: dict[str, Cell] = {}
+    compared = min(COMPARED, study.clips)
+    reference = study.reference * compared
     for name in study.samplers:
         sampler = samplers.build({"name": name})
         for steps in study.steps:
-            evaluations, deterministic = walked(sampler, pipeline, steps)
-            changed = replace(pipeline, sampler=sampler, num_steps=steps)
-            key = f"{law}/{name}/{steps}"
-            found = results.get(
-                key, lambda c=changed, d=deterministic, e=evaluations: {**measure(c, d), "evaluations": e}
-            )  # fmt: skip
-            print(f"{law}, {name}, {steps} steps: " + _line(found), flush=True)
+            evaluations, deterministic = walked(sampler, diffusions.build(LAWS[law]), steps)
+            cost = evaluations * (study.clips + deterministic * compared)
+            if deterministic:  # the first to need the reference waits for it
+                cost, reference = cost + reference, 0
+            cells[_walk_key(law, name, steps)] = Cell(partial(walks.measure, sampler, steps), cost)
+    return cells
+
+
+def ends(pipeline: Pipeline, sampler: Sampler, steps: int, requests: Sequence[Request]) -> list[Tensor]:
+    """Latents where a sampler ends after so many steps; every sampler starts from the same noise."""
+    return replace(pipeline, sampler=sampler, num_steps=steps).sample(requests)
 
 
 def distance(latents: Sequence[Tensor], others: Sequence[Tensor]) -> float:
@@ -214,7 +296,7 @@ def distance(latents: Sequence[Tensor], others: Sequence[Tensor]) -> float:
     return mean((a - b).square().mean().item() for a, b in zip(latents, others, strict=True)) ** 0.5
 
 
-def walked(sampler: Sampler, pipeline: Pipeline, steps: int) -> tuple[int, bool]:
+def walked(sampler: Sampler, law: Diffusion, steps: int) -> tuple[int, bool]:
     """How often a sampler asks for a clean estimate in so many steps, and whether it goes without fresh noise."""
     asked: list[str] = []
 
@@ -226,52 +308,59 @@ def walked(sampler: Sampler, pipeline: Pipeline, steps: int) -> tuple[int, bool]
         asked.append("noise")
         return torch.zeros(1, 1)
 
-    times = pipeline.law.times(steps, torch.tensor([64]))
-    sampler(denoise, torch.zeros(1, 1), times, pipeline.law, noise=noise)
+    times = law.times(steps, torch.tensor([64]))
+    sampler(denoise, torch.zeros(1, 1), times, law, noise=noise)
     return asked.count("estimate"), "noise" not in asked
-
-
-def _line(figures: Figures) -> str:
-    shown = ("motion", "all", "distance", "fvd")
-    return ", ".join(f"{name} {figures[name]:.3g}" for name in shown if name in figures)
 
 
 def _record(study: SamplingStudy, results: Results) -> str:
     """Tables as text and in a file, plots, and all of it in MLflow."""
-    trained = {
+    seeds = {law: [results.cells[_trained_key(law, seed)] for seed in range(study.seeds)] for law in study.laws}
+    means = {law: spread(cells)[0] for law, cells in seeds.items()}
+    ranges = {law: spread(cells)[1] for law, cells in seeds.items()}
+    walks = {
         law: {
-            name: mean(results.cells[f"{law}/seed {seed}"][name] for seed in range(study.seeds))
-            for name in results.cells[f"{law}/seed 0"]
+            name: {steps: results.cells[_walk_key(law, name, steps)] for steps in study.steps}
+            for name in study.samplers
         }
         for law in study.laws
     }
-    walks = {
-        law: {name: {steps: results.cells[f"{law}/{name}/{steps}"] for steps in study.steps} for name in study.samplers}
-        for law in study.laws
-    }
+    real = results.cells["real"]
+    text = "\n\n".join(_tables(study, {**means, "real": real}, ranges, walks))
+    (study.out / "tables.txt").write_text(text + "\n")
+    written = [study.out / "tables.txt", results.file]
+    written += [plot_estimates(study.out / "estimates.png", seeds), plot_steps(study.out / "steps.png", walks, real)]
+
+    points = [
+        (0, {f"{law}/{name}": value for name, value in row.items()}) for law, row in {**means, "real": real}.items()
+    ]
+    points += [
+        (steps, {f"{law}/{name}/{figure}": value for figure, value in cells.items()})
+        for law, rows in walks.items()
+        for name, row in rows.items()
+        for steps, cells in row.items()
+    ]
+    params = {**{key: str(value) for key, value in vars(study).items()}, **{f"law.{law}": LAWS[law] for law in means}}
+    run = record(study.out, "sampling", params, points, written)
+    return f"{text}\n\nwrote {', '.join(map(str, written))}; also in MLflow, {run}"
+
+
+def _tables(
+    study: SamplingStudy,
+    trained: Mapping[str, Figures],
+    ranges: Mapping[str, Figures],
+    walks: Mapping[str, Mapping[str, Mapping[int, Figures]]],
+) -> list[str]:
     parts = [f"{study.seeds} trainings of {study.minutes:g} minutes each, their mean\n{table(trained)}"]
+    if study.seeds > 1:
+        parts.append(f"the largest of the {study.seeds} minus the smallest\n{table(ranges)}")
     for law, rows in walks.items():
-        for figure in ("all", "distance", "fvd"):
-            shares = {
+        for figure in ("all", "motion", "distance", "fvd"):
+            columns = {
                 name: {f"{steps} steps": cells[figure] for steps, cells in row.items() if figure in cells}
                 for name, row in rows.items()
             }
-            if any(shares.values()):
-                parts.append(f"{law}: {figure}\n{table(shares)}")
-    text = "\n\n".join(parts)
-    (study.out / "tables.txt").write_text(text + "\n")
-    written = [study.out / "tables.txt", results.file]
-    written += [plot_estimates(study.out / "estimates.png", trained), plot_steps(study.out / "steps.png", walks)]
-
-    tracker = MlflowTracker(study.out / "run", experiment="kinema-study")
-    tracker.log_hyperparams({key: str(value) for key, value in vars(study).items()})
-    for law, figures in trained.items():
-        tracker.log_metrics({f"{law}/{name}": value for name, value in figures.items()})
-    for law, rows in walks.items():
-        for name, row in rows.items():
-            for steps, cells in row.items():
-                tracker.log_metrics({f"{law}/{name}/{figure}": value for figure, value in cells.items()}, step=steps)
-    for file in written:
-        tracker.log_file(file)
-    tracker.finalize("success")
-    return f"{text}\n\nwrote {', '.join(map(str, written))}; also in MLflow, experiment kinema-study"
+            shown = {name: column for name, column in columns.items() if column}
+            if shown:
+                parts.append(f"{law}: {figure}\n{table(shown)}")
+    return parts
