@@ -10,9 +10,10 @@ stands what the VAE alone does to the true clip. The last line is one JSON objec
 
 import argparse
 import json
+import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -40,6 +41,7 @@ STRENGTHS = (0.3, 0.5, 0.7, 0.9)
 ENLARGED = (0.2, 0.3, 0.5)
 #: What two clips that are connected differ in.
 KINDS = ("colour", "shape", "background")
+TASKS = ("animate", "extend_forward", "extend_backward", "loop", "connect", "edit", "preview")
 #: The least change a frame of a clip that moves.
 MOVES = 1e-3
 
@@ -66,6 +68,11 @@ def seam(video: Tensor, at: int) -> float | None:
     found = changes(video)
     usual = found.median().item()
     return found[at - 1].item() / usual if usual > MOVES else None
+
+
+def typical(ratios: Iterable[float | None]) -> float:
+    """The median of those that there are."""
+    return median([ratio for ratio in ratios if ratio is not None] or [float("nan")])
 
 
 def places(judge: Judge, clips: Sequence[Clip]) -> Tensor:
@@ -110,7 +117,7 @@ def extended(
         return (tracks.diff(dim=1) - truth.diff(dim=1))[:, steps].norm(dim=-1).nanmean().item()
 
     def seams(clips: Sequence[Clip]) -> float:
-        return median(ratio for clip in clips if (ratio := seam(clip.video, at)) is not None)
+        return typical(seam(clip.video, at) for clip in clips)
 
     # Going on at the velocity of the last two given frames.
     edge, inner = (SOURCE - 1, SOURCE - 2) if forward else (NEW, NEW + 1)
@@ -152,7 +159,7 @@ def beginnings(judge: Judge, seeds: Sequence[Sequence[Clip]]) -> Figures:
 def looped(pipeline: Pipeline, real: Sequence[Clip]) -> tuple[Figures, list[Clip]]:
     """From the end back to the beginning, in as many frames as the source's and in more: slower on the way."""
     moving = [clip for clip in real if changes(clip.video).median() > MOVES]
-    figures: Figures = {"moving": len(moving), "wrap_seam_cut": median(wrap(clip.video) for clip in moving)}
+    figures: Figures = {"moving": len(moving), "wrap_seam_cut": typical(wrap(clip.video) for clip in moving)}
     shown: list[Clip] = []
     for frames in (NEW, 2 * NEW):
         # Without a prompt, which would say where to go on.
@@ -162,17 +169,17 @@ def looped(pipeline: Pipeline, real: Sequence[Clip]) -> tuple[Figures, list[Clip
             for m, c in zip(made, moving, strict=True)
         )
         figures |= {
-            f"{frames}/wrap_seam": median(wrap(clip.video) for clip in made),
-            f"{frames}/first_seam": median(seam(clip.video, SOURCE) or 0.0 for clip in made),
-            f"{frames}/dynamic_degree": median(float(share) for share in degree),
+            f"{frames}/wrap_seam": typical(wrap(clip.video) for clip in made),
+            f"{frames}/first_seam": typical(seam(clip.video, SOURCE) for clip in made),
+            f"{frames}/dynamic_degree": typical(float(share) for share in degree),
         }
         shown += made[:4]
     return figures, shown
 
 
-def wrap(video: Tensor) -> float:
+def wrap(video: Tensor) -> float | None:
     """The seam from the last frame to the first."""
-    return seam(torch.cat([video, video[:, :1]], 1), video.shape[1]) or 0.0
+    return seam(torch.cat([video, video[:, :1]], 1), video.shape[1])
 
 
 def connected(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
@@ -197,8 +204,8 @@ def connected(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) ->
     figures: Figures = {"pairs": len(pairs)}
     for name, clips in rows.items():
         found = [passage(clip.video, one, other) for clip, (one, other) in zip(clips, pairs, strict=True)]
-        figures[f"peak_change{name}"] = median(peak for peak, _ in found if peak is not None)
-        figures[f"rank_correlation{name}"] = median(rank for _, rank in found)
+        figures[f"peak_change{name}"] = typical(peak for peak, _ in found)
+        figures[f"rank_correlation{name}"] = typical(rank for _, rank in found)
         middle = slice(SOURCE + BETWEEN // 2 - 4, SOURCE + BETWEEN // 2 + 5)
         readings = judge.judge.read([replace(clip, video=clip.video[:, middle]) for clip in clips])
         figures[f"one_object{name}"] = mean(reading.count == 1 for reading in readings)
@@ -245,7 +252,7 @@ def edit_one(
     new = values[(values.index(old) + 1 + number % (len(values) - 1)) % len(values)]
     words = STYLE_WORDS[old] if kind == "style" else (old,)
     said = next(word for word in sorted(words, key=len, reverse=True) if word in captioned(clip))
-    prompt = captioned(clip).replace(said, STYLE_WORDS[new][0] if kind == "style" else new)
+    prompt = re.sub(rf"\b{said}\b", STYLE_WORDS[new][0] if kind == "style" else new, captioned(clip))
     changed = edit(pipeline, clip, prompt, strength=strength)
     return replace(changed, captions={"prompt": f"{strength}: {prompt}"}, meta={**clip.meta, kind: new})
 
@@ -293,10 +300,13 @@ def main() -> None:
     parser.add_argument("--only", help="some of the tasks")
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each task")
     args = parser.parse_args()
+    chosen = args.only.split(",") if args.only else list(TASKS)
+    if unknown := set(chosen) - set(TASKS):
+        parser.error(f"there is no task {', '.join(unknown)}; known are {', '.join(TASKS)}")
     count = 4 if args.quick else args.clips
     pipeline = Pipeline.load(str(args.demo / "models" / "dit"))
     world = json.loads((args.demo / "world" / "world.json").read_text())
-    styles = world["styles"]
+    styles = world.get("styles", ["flat"])
     judge = WorldAccuracy({**world, "events": ["none"]})  # of single scenes
     with tempfile.TemporaryDirectory() as name:
         real: dict[int, list[Clip]] = {}
@@ -314,7 +324,6 @@ def main() -> None:
         "edit": lambda: edited(pipeline, short, judge),
         "preview": lambda: previewed(pipeline, short, judge),
     }
-    chosen = args.only.split(",") if args.only else list(tasks)
     total: Figures = {}
     for task in chosen:
         figures, made = tasks[task]()

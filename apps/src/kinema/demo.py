@@ -184,8 +184,10 @@ class Stages:
         name = " + ".join(commands)
         print(f"{name} ...", flush=True)
         began, used = time.monotonic(), _cpu_seconds()
-        running = {key: self._start(key, command, seeded) for key, command in commands.items()}
+        running: dict[str, subprocess.Popen[bytes]] = {}
         try:
+            for key, command in commands.items():
+                running[key] = self._start(key, command, seeded)
             failed = [key for key, process in running.items() if process.wait() != 0]
         except BaseException:
             for process in running.values():  # none goes on alone; a training saves first
@@ -216,6 +218,7 @@ class Stages:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for this process, which ends the others
             )
 
     def _log(self, key: str) -> Path:

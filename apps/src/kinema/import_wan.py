@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from kinema_core import DiT, diffusions, dits, guidances, samplers, text_encoders
 from kinema_dit import load_wan as load_transformer
 from kinema_dit import wan_settings
@@ -86,9 +87,10 @@ def _pair(
         raise UserError(f"{folder}: transformer and {SECOND} have not the same settings")
     expert = {key: value for key, value in node.items() if key != "name"}
     pair = {"name": "noise_experts", "boundary": boundary, "expert": expert}
-    dit = build(dits, pair, **{key: settings[key] for key in WIDTHS if key in settings})
+    with torch.device("meta"):  # it takes the tensors of its parts, of which there may be 28 billion numbers
+        dit = build(dits, pair, **{key: settings[key] for key in WIDTHS if key in settings})
     for part, source in ((dit.high, high), (dit.low, load_transformer(folder / SECOND))):
-        part.load_state_dict(source.state_dict())
+        part.load_state_dict(source.state_dict(), assign=True)
     return pair, dit
 
 

@@ -160,8 +160,11 @@ def _first_come(uri: str) -> Iterator[None]:
         return
     file = Path(uri.removeprefix("sqlite:///"))
     with file.with_name(f".{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
-        yield
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: forked workers have the file open too
 
 
 def _find_run(client: MlflowClient, run_id: str) -> Any:

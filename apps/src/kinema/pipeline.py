@@ -282,7 +282,7 @@ class Pipeline:
 
     def _given(self, request: Request, grid: tuple[int, int, int]) -> Tensor:
         """The given latents (t * h * w, C), zero beyond the frames that are given."""
-        latents = torch.zeros(self.vae.latent_channels, *grid)
+        latents = torch.zeros(self.vae.latent_channels, *grid, dtype=_place(self.vae)["dtype"])
         if request.given is not None:
             _check_given(request)
             encoded = self.vae.encode(request.given[None].to(**_place(self.vae)))[0]

@@ -123,9 +123,13 @@ def training_figures(folder: Path, name: str) -> Figures:
     """The steps of a training and its loss, the mean over the last fifth of them, from the run's own record."""
     events = [json.loads(line) for line in (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()]
     metrics = [event for event in events if event["kind"] == "metric"]
-    steps = max(event["step"] for event in metrics)
+    steps = max((event["step"] for event in metrics), default=0)
     # A training that went on from a checkpoint took some steps twice; the later ones are the model's.
     losses = {event["step"]: event["value"] for event in metrics if event["key"] == "train/loss"}
+    if not losses:
+        raise UserError(
+            f"{folder / model_path(name)} took too few steps for a loss; give more minutes, in another --out"
+        )
     late = [value for step, value in losses.items() if step >= (1 - SMOOTHED) * steps or step == max(losses)]
     return {"loss": mean(float("nan") if value is None else value for value in late), "steps": float(steps)}
 

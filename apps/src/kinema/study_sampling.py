@@ -5,6 +5,7 @@ losses have no common scale, so beside the accuracy of what they make stands the
 signal-to-noise ratios.
 """
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -77,6 +78,9 @@ class SamplingStudy:
         for part in ("world/world.json", "cache", "models/vae"):
             if not (self.demo / part).exists():
                 raise UserError(f"{self.demo} has no {part}; give a folder that `kinema demo` wrote")
+        world = json.loads((self.demo / "world" / "world.json").read_text())
+        if (world["scale"], world.get("styles", ["flat"]), world.get("events", ["none"])) != (1, ["flat"], ["none"]):
+            raise UserError(f"{self.demo / 'world'} has a scale, styles or events; a study is of the demo's own world")
         if not (self.laws and self.steps):
             raise UserError("a study needs at least one law and one number of steps")
         known = [name for name in samplers.names() if not samplers.get(name).from_clean]

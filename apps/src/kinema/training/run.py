@@ -22,7 +22,7 @@ from kinema_core import (
     weights_hash,
 )
 from kinema_data import CachedLatents
-from kinema_dit import VideoDiT, add_lora, merge_lora, save_lora
+from kinema_dit import NoiseExperts, VideoDiT, add_lora, merge_lora, save_lora
 from kinema_vae.training import PatchDiscriminator, PerceptualLoss
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -216,7 +216,7 @@ def _fit(
     trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy=_strategy(settings),
+        strategy=_strategy(settings, module),
         precision=settings.precision,
         max_epochs=-1,
         gradient_clip_val=settings.clip_norm,
@@ -260,7 +260,15 @@ def _vae_module(vae: VideoVAE, config: VAETraining) -> VAEModule:
         raise UserError(f"perceptual: {error}") from error
     return VAEModule(
         vae,
-        weights=VAELoss(config.l1, config.kl, config.wavelet, config.flicker, perceptual.weight, gan.weight, gan.start),
+        weights=VAELoss(
+            l1=config.l1,
+            kl=config.kl,
+            wavelet=config.wavelet,
+            flicker=config.flicker,
+            perceptual=perceptual.weight,
+            gan=gan.weight,
+            gan_start=gan.start,
+        ),
         perceptual=network,
         discriminator=PatchDiscriminator(gan.width, gan.layers) if gan.weight else None,
         seed=config.seed,
@@ -288,10 +296,13 @@ def _open(kind: str, settings: RunSettings, resume: str | None) -> Run:
     return open_run(kind, root=settings.dir, run_id=settings.id, resume=resume)
 
 
-def _strategy(settings: TrainerSettings) -> str | DDPStrategy:
+def _strategy(settings: TrainerSettings, module: pl.LightningModule) -> str | DDPStrategy:
     if settings.devices == 1:
         return "auto"
-    return DDPStrategy(process_group_backend="gloo") if settings.accelerator == "cpu" else "ddp"
+    # Of a pair of experts one may have no clips in a step.
+    pair = any(isinstance(part, NoiseExperts) for part in module.modules())
+    backend = "gloo" if settings.accelerator == "cpu" else None
+    return DDPStrategy(process_group_backend=backend, find_unused_parameters=pair)
 
 
 def _optimiser(settings: OptimSettings) -> MakeOptimiser:

@@ -51,9 +51,14 @@ class NoiseExperts(DiT):
             raise ValueError(f"expert holds the settings of video_dit: {error}") from error
         self.patch, self.cell_names = self.high.patch, self.high.cell_names
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """`VideoDiT.compile` of both."""
+        for expert in (self.high, self.low):
+            expert.compile(*args, **kwargs)
+
     def forward(self, x: Ragged, noise: Tensor, cond: Conditioning) -> Tensor:
         """See `kinema_core.DiT`: x (N, C), noise (N,) in [0, 1] -> (N, C)."""
-        high = [bool(part.max() >= self.boundary) for part in noise.split(x.lengths)]
+        high = (torch.stack([part.max() for part in noise.split(x.lengths)]) >= self.boundary).tolist()
         if len(set(high)) == 1:
             return (self.high if high[0] else self.low)(x, noise, cond)
         clips = list(zip(x.split(), noise.split(x.lengths), cond.split(x.lengths), strict=True))

@@ -52,7 +52,7 @@ def _swing(setting: Setting, _: Track) -> tuple[Event, Track] | None:
     """Harmonic, at its fastest as fast as a straight motion where one period is short enough for the clip."""
     if setting.attributes["motion"] not in SWINGS:
         return None
-    random, stage, speed, last = setting.random, setting.stage, setting.speed, setting.frames - 1
+    random, stage, speed, last = setting.random, setting.stage, setting.draw_speed(), setting.frames - 1
     reach = min(room / abs(d) for room, d in zip(stage.room, setting.direction, strict=True) if d) / 2
     least = min(setting.world.laws.step[1] / 2, reach)
     swing = max(least, min(reach * random.uniform(0.6, 1.0), speed * last / (2 * math.pi)))
@@ -91,7 +91,7 @@ def _occluder(setting: Setting, _: Track) -> tuple[Event, Track] | None:
     least, most = left + right + bar + 1, min(room for room, d in zip(stage.room, setting.direction, strict=True) if d)
     if least > most:
         return None
-    step = min(max(setting.speed * (setting.frames - 1) * abs(setting.direction[0]), least), most)
+    step = min(max(setting.draw_speed() * (setting.frames - 1) * abs(setting.direction[0]), least), most)
     moves = [step * DIRECTIONS[motion][axis] for axis in (0, 1)]
     x, y = (
         random.uniform(low - min(move, 0), high - max(move, 0))

@@ -67,8 +67,7 @@ class Setting:
         scale, margin = self.world.scale, self.world.laws.margin
         return Stage.of(self.attributes["shape"], self.radius, self.height / scale, self.width / scale, margin)
 
-    @property
-    def speed(self) -> float:
+    def draw_speed(self) -> float:
         """Drawn from the law, in pixels at scale 1 a frame."""
         return self.random.uniform(*self.world.laws.speed) / self.frame_rate
 

@@ -131,7 +131,7 @@ class World:
     @property
     def eventful(self) -> bool:
         """Whether the event is an attribute."""
-        return self.events != (NO_EVENT,)
+        return set(self.events) != {NO_EVENT}
 
     def split_of(self, colour: str, shape: str, motion: str) -> str:
         """The split that owns a combination of colour, shape and motion."""

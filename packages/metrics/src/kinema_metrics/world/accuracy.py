@@ -76,7 +76,9 @@ class WorldAccuracy(ScoringMetric):
         verdict = {name: getattr(reading, name) == wanted[name] for name in JUDGED if name in stated}
         if EVENT in verdict:
             other = meta.get("other", {})
-            verdict[EVENT] &= all(other[name] == value for name, value in reading.other.items() if name in other)
+            verdict[EVENT] &= all(
+                other[name] == value for name, value in reading.other.items() if name in other and name in stated
+            )
         return {**verdict, "all": all(verdict.values())}
 
 

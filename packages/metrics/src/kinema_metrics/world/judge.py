@@ -75,13 +75,14 @@ class Judge:
     def __init__(self, world: Mapping[str, Any] | str | Path) -> None:
         if not isinstance(world, Mapping):
             world = json.loads(Path(world).read_text())
-        missing = [key for key in _NEEDED if key not in world]
+        self.events = list(world.get("events", ["none"]))
+        self.eventful = set(self.events) != {"none"}
+        missing = [key for key in (*_NEEDED, *(["event_laws"] if self.eventful else [])) if key not in world]
         if missing:
             raise ValueError(f"the world's definition lacks {', '.join(missing)}")
         self.world = world
         self.shapes = list(world["shapes"])
         self.styles = list(world.get("styles", ["flat"]))
-        self.events = list(world.get("events", ["none"]))
         self.scale: int = world["scale"]
         largest = 2 * max(world["sizes"].values()) * world["scale"]
         # All that an object can be, in the order (style, shape).
@@ -116,7 +117,7 @@ class Judge:
         """Readings of (B, 3, T, H, W) in [-1, 1]."""
         # A diverged model's nan are grey: there is nothing to see then.
         levels = ((video.nan_to_num() + 1) * 127.5).round_().clamp_(0, 255).transpose(1, 2)  # (B, T, 3, H, W)
-        if self.events != ["none"]:
+        if self.eventful:
             return [read_event(self, clip[None]) for clip in levels]
         return self.describe(self.find(levels))
 
