@@ -156,10 +156,13 @@ def test_an_interrupted_study_leaves_no_training_behind(tmp_path, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(Stages, "_start", sleeper)
+    # What runs in the background of a shell is started with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     main = threading.main_thread().ident
     threading.Timer(0.5, signal.pthread_kill, [main, signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
         Stages(tmp_path, 0).run({"a": [], "b": []})
+    signal.signal(signal.SIGINT, before)
     assert [process.returncode for process in started] == [-signal.SIGTERM] * 2
 
 
