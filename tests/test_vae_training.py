@@ -64,6 +64,7 @@ def test_each_network_learns_from_its_own_loss():
     assert torch.allclose(last, one + one.norm() * other / (other.norm() + 1e-6), atol=1e-6)
 
 
+@torch.no_grad()
 def test_flicker_is_the_error_of_changes_and_an_image_has_none():
     net = module(l1=0.0, kl=0.0, flicker=3.0)
     for batch in (clips(), clips(size=(1, 32, 32))):
