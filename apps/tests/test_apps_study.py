@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from kinema.cli import app
-from kinema.demo import Stages
 from kinema.encode import encode_command
 from kinema.errors import UserError
 from kinema.pipeline import Pipeline, Request
+from kinema.stages import Stages
 from kinema.study import Cell, Results, spread, train_side_by_side, training_figures
 from kinema.study_sampling import LAWS, distance, ends, estimate_error, walked
 from kinema.training.run import train_clip, train_vae

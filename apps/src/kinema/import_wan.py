@@ -52,7 +52,7 @@ def import_wan(folder: str | Path, out: str | Path) -> Path:
         vae = load_vae(folder / "vae")
         dit, settings = load_transformer(folder / "transformer"), wan_settings(folder / "transformer")
         own = {"name": "video_dit", **{k: v for k, v in settings.items() if k not in WIDTHS}, "frame_rate": rate}
-        if any(index.get(SECOND) or ()):
+        if _has(index, SECOND):
             own, dit = _pair(folder, own, settings, dit, index.get("boundary_ratio"))
         encoder = build(text_encoders, text)
         load_t5(encoder, folder / "text_encoder")
@@ -94,6 +94,11 @@ def _pair(
     return pair, dit
 
 
+def _has(index: Mapping[str, Any], part: str) -> bool:
+    """Whether a pipeline has a part; diffusers writes [null, null] for one that it was saved without."""
+    return any(index.get(part) or ())
+
+
 def _index(folder: Path) -> dict[str, Any]:
     """What diffusers says of the pipeline; UserError unless all of its parts have a counterpart here."""
     if not (folder / INDEX).is_file():
@@ -101,10 +106,10 @@ def _index(folder: Path) -> dict[str, Any]:
     index = json.loads((folder / INDEX).read_text())
     if index.get("_class_name") not in PIPELINES:
         raise UserError(f"{folder} holds a {index.get('_class_name')}, not a {' or '.join(PIPELINES)}")
-    foreign = [what for part, what in FOREIGN.items() if any(index.get(part) or ())]
+    foreign = [what for part, what in FOREIGN.items() if _has(index, part)]
     if foreign:
         raise UserError(f"{folder} needs {' and '.join(foreign)}, which kinema has not yet")
-    for part in (*PARTS, *([SECOND] if any(index.get(SECOND) or ()) else [])):
+    for part in (*PARTS, *([SECOND] if _has(index, SECOND) else [])):
         if not (folder / part).is_dir():
             raise UserError(f"{folder} holds no {part}")
     if not (folder / "tokenizer" / "tokenizer.json").is_file():

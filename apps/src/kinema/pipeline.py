@@ -16,7 +16,6 @@ from kinema_core import (
     Sampler,
     TextEncoder,
     VideoVAE,
-    device_of,
     seeded_normal,
 )
 from kinema_sampling import StepCache
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from kinema.memory import check_memory
 from kinema.model_folder import load_model
+from kinema.placement import place_of
 from kinema.tasks import Keep, frames_mask, region_mask, source_features, whole_patches
 
 #: Where an image stands in a video.
@@ -168,7 +168,7 @@ class Pipeline:
             raise ValueError(
                 f"{type(self.sampler).__name__} begins with a given clip: use `kinema edit`, or another sampler"
             )
-        channels, place = self.vae.latent_channels, _place(self.dit)
+        channels, place = self.vae.latent_channels, place_of(self.dit)
         grids = [self.vae.latent_grid(r.frames, r.height, r.width) for r in requests]
 
         def noise(draw: int) -> Tensor:
@@ -211,14 +211,16 @@ class Pipeline:
         """
         (latents,) = self.sample([request], seed=seed)
         count = max(1, STREAMED // (self.vae.stride[0] * request.height * request.width))
-        pieces = latents[None].to(**_place(self.vae)).split(count, dim=2)
+        pieces = latents[None].to(**place_of(self.vae)).split(count, dim=2)
         with torch.no_grad():
             for frames in self.vae.decode_stream(pieces, size=(request.height, request.width)):
                 yield frames[0].clamp(-1, 1).float().cpu()
 
     def conditioning(self, prompts: list[str], cells: Mapping[str, Tensor] | None = None) -> Conditioning:
         """The text features of the prompts, one stream an encoder, and features per cell, where the transformer is."""
-        return Conditioning(tuple(encoder(prompts) for encoder in self.text), dict(cells or {})).to(**_place(self.dit))
+        return Conditioning(tuple(encoder(prompts) for encoder in self.text), dict(cells or {})).to(
+            **place_of(self.dit)
+        )
 
     def animate(
         self, images: Sequence[Clip], requests: Sequence[Request], *, at: Moment = "first", seed: int = 0
@@ -282,10 +284,10 @@ class Pipeline:
 
     def _given(self, request: Request, grid: tuple[int, int, int]) -> Tensor:
         """The given latents (t * h * w, C), zero beyond the frames that are given."""
-        latents = torch.zeros(self.vae.latent_channels, *grid, dtype=_place(self.vae)["dtype"])
+        latents = torch.zeros(self.vae.latent_channels, *grid, dtype=place_of(self.vae)["dtype"])
         if request.given is not None:
             _check_given(request)
-            encoded = self.vae.encode(request.given[None].to(**_place(self.vae)))[0]
+            encoded = self.vae.encode(request.given[None].to(**place_of(self.vae)))[0]
             latents[:, : encoded.shape[1]] = encoded[:, : grid[0]]
         return latents.flatten(1).T
 
@@ -293,7 +295,7 @@ class Pipeline:
     def _decode(self, latents: Sequence[Tensor], requests: Sequence[Request]) -> list[Tensor]:
         """Frames (3, T, H, W) in [-1, 1], clips of one size decoded together."""
         out: list[Tensor | None] = [None] * len(latents)
-        place = _place(self.vae)
+        place = place_of(self.vae)
         sizes = [(r.frames, r.height, r.width) for r in requests]
         for size in dict.fromkeys(sizes):
             members = [i for i, other in enumerate(sizes) if other == size]
@@ -303,12 +305,6 @@ class Pipeline:
                 for i, video in zip(part, frames.float().cpu(), strict=True):
                     out[i] = video
         return [video for video in out if video is not None]
-
-
-def _place(module: nn.Module) -> dict[str, Any]:
-    """Device and dtype of what a network is given: float64 if its weights are, else float32."""
-    first = next(module.parameters(), torch.empty(0))
-    return {"device": device_of(module), "dtype": torch.float64 if first.dtype == torch.float64 else torch.float32}
 
 
 def _check_given(request: Request) -> None:
@@ -324,7 +320,7 @@ def reconstruct(vae: VideoVAE, clip: Clip) -> Clip:
     Raises:
         ValueError: a number of frames that the VAE does not take.
     """
-    size, video = (clip.video.shape[2], clip.video.shape[3]), clip.video[None].to(**_place(vae))
+    size, video = (clip.video.shape[2], clip.video.shape[3]), clip.video[None].to(**place_of(vae))
     return replace(clip, video=vae.decode(vae.encode(video), size=size)[0].clamp(-1, 1).float().cpu())
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from kinema.demo import Stages
 from kinema.errors import UserError
 from kinema.mlflow_store import default_uri
+from kinema.stages import Stages
 from kinema.tracking import MlflowTracker
 
 Figures = dict[str, float]

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from kinema_core import Denoise, Ragged, VideoVAE, device_of, seeded_generator
+from kinema_core import Denoise, Ragged, VideoVAE, seeded_generator
 from torch import Generator, Tensor
+
+from kinema.placement import place_of
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,7 @@ def source_features(vae: VideoVAE, shape: tuple[int, int, int], given: Tensor | 
     video = torch.zeros(3, *shape)
     if given is not None:
         video[:, known] = given[:, : shape[0]][:, known[: given.shape[1]]]
-    weight = next(vae.parameters(), video)
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    latents = vae.encode(video[None].to(device_of(vae), dtype))[0]  # (C, t, h, w)
+    latents = vae.encode(video[None].to(**place_of(vae)))[0]  # (C, t, h, w)
     mask = torch.cat([known[:1].expand(stride - 1), known]).unflatten(0, (t, stride)).T  # (st, t)
     return torch.cat([mask[..., None, None].expand(-1, -1, h, w).to(latents), latents]).flatten(1).T
 
