@@ -1,4 +1,4 @@
-"""The tasks of a model of the made world, measured: animate, extend, loop, connect, edit, preview, beside baselines.
+"""Tasks of a model of the made world beside baselines: image, animate, extend, loop, connect, edit, preview.
 
     python benchmarks/tasks.py DEMO [--quick] [--clips 64] [--only loop,connect] [--sheets docs/tasks]
 
@@ -36,12 +36,15 @@ from torch import Tensor
 SOURCE, NEW, CONTEXT = 9, 8, 3
 #: New frames between two scenes of other backgrounds: a frame's change is then as small as that of a moving object.
 BETWEEN = 48
+#: Heights and widths: trained on are 32 and 48.
+IMAGES = ((32, 32), (48, 48), (40, 56), (64, 32))
+VIDEOS = ((32, 32),)
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
 #: Of what is added to an enlarged preview; the made world's objects have a size in pixels, so little has to do.
 ENLARGED = (0.2, 0.3, 0.5)
 #: What two clips that are connected differ in.
 KINDS = ("colour", "shape", "background")
-TASKS = ("animate", "extend_forward", "extend_backward", "loop", "connect", "edit", "preview")
+TASKS = ("image", "animate", "extend_forward", "extend_backward", "loop", "connect", "edit", "preview")
 #: The least change a frame of a clip that moves.
 MOVES = 1e-3
 
@@ -78,6 +81,18 @@ def typical(ratios: Iterable[float | None]) -> float:
 def places(judge: Judge, clips: Sequence[Clip]) -> Tensor:
     """Centres of the objects in pixels, nan where there is none: (clips, T, 2)."""
     return torch.tensor([reading.positions for reading in judge.read(list(clips))])
+
+
+def imaged(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
+    """Images of sizes that training had and of others; as many of each."""
+    made = pipeline.generate([Request.like(clip) for clip in real])
+    sizes = dict.fromkeys(tuple(clip.video.shape[2:]) for clip in real)
+    figures: Figures = {}
+    for height, width in sizes:
+        these = [clip for clip in made if clip.video.shape[2:] == (height, width)]
+        found = shares(judge, these, ("colour", "shape", "size", "background"))
+        figures |= {f"{height}x{width}/{name}": value for name, value in found.items()}
+    return figures, [next(c for c in made if c.video.shape[2:] == size) for size in sizes]
 
 
 def animated(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
@@ -310,12 +325,14 @@ def main() -> None:
     judge = WorldAccuracy({**world, "events": ["none"]})  # of single scenes
     with tempfile.TemporaryDirectory() as name:
         real: dict[int, list[Clip]] = {}
-        for frames in (SOURCE, SOURCE + NEW):
-            settings = {"num_clips": count, "split": "report", "sizes": [(frames, 32, 32)], "styles": styles}
+        for frames, sizes in ((1, IMAGES), (SOURCE, VIDEOS), (SOURCE + NEW, VIDEOS)):
+            grids = [(frames, *size) for size in sizes]
+            settings = {"num_clips": count, "split": "report", "sizes": grids, "styles": styles}
             dataset = ManifestDataset(make_prompts(Path(name) / str(frames), **settings))
             real[frames] = [dataset[i] for i in range(len(dataset))]
-    short, long = real[SOURCE], real[SOURCE + NEW]
+    images, short, long = real[1], real[SOURCE], real[SOURCE + NEW]
     tasks: dict[str, Callable[[], tuple[Figures, list[Clip]]]] = {
+        "image": lambda: imaged(pipeline, images, judge),
         "animate": lambda: animated(pipeline, short, judge),
         "extend_forward": lambda: extended(pipeline, long, judge, forward=True),
         "extend_backward": lambda: extended(pipeline, long, judge, forward=False),

@@ -22,7 +22,8 @@ from kinema.errors import UserError
 from kinema.pipeline import Pipeline, Request
 from kinema.stages import Stages
 from kinema.study import Cell, Results, spread, train_side_by_side, training_figures
-from kinema.study_sampling import LAWS, distance, ends, estimate_error, walked
+from kinema.study_measures import distance, ends, estimate_error, walked
+from kinema.study_sampling import LAWS
 from kinema.training.run import train_clip, train_vae
 
 REQUESTS = [Request("a circle", frames=5, height=16, width=20), Request("", frames=1, height=16, width=16, id="1")]
