@@ -58,11 +58,12 @@ class VAEContract(Contract):
             assert largest_difference(other.encode(video), white) < TOLERANCE
 
     def test_stream_equals_whole(self) -> None:
-        vae: VideoVAE = self.make().eval()
+        # In float64: a network of random weights can grow float32's rounding, which differs between processors.
+        vae: VideoVAE = self.make().eval().double()
         if not vae.streams:
             return
         st, sh, sw = vae.stride
-        video = self.video(1 + 5 * st, 2 * sh, 2 * sw + 1)
+        video = self.video(1 + 5 * st, 2 * sh, 2 * sw + 1).double()
         with torch.no_grad():
             whole = vae.encode(video)
             first, rest = video[:, :, : 1 + st], video[:, :, 1 + st :]
