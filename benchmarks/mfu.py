@@ -4,11 +4,13 @@
 
 A step is forward, backward and AdamW. Counted are the operations of forward and backward (three times the forward
 pass), not those that checkpointing does again, over the device's dense peak where it is known, else over the measured
-rate of a large product. Clips are of several sizes in one pack, and the same padded to the largest. Without a GPU the
-size is S and the clips are small. The last line is one JSON object; mfu and mfu_checkpointed are what counts.
+rate of a large product. Clips are of several sizes in one pack, fewer without checkpointing, which needs more memory.
+Padded is a clip of the largest size instead of each. On a GPU blocks are compiled, and once not. Without a GPU the size
+is S and the clips are small. The last line is one JSON object; mfu and mfu_checkpointed are what counts.
 """
 
 import argparse
+import gc
 import json
 import math
 import time
@@ -77,49 +79,70 @@ def training_step(dit: VideoDiT, grids: list[Grid], device: torch.device) -> Cal
     return step
 
 
+def measured(
+    size: str, grids: list[Grid], device: torch.device, rounds: int, *, checkpointing: bool, compiled: bool
+) -> dict[str, float]:
+    """Seconds and operations of a step, tokens, and on a GPU GiB at its peak; empty where the memory is too small."""
+    torch.manual_seed(0)
+    with device:
+        dit = VideoDiT(latent_channels=CHANNELS, text_widths=(TEXT_WIDTH,), size=size, checkpointing=checkpointing)
+    if compiled:
+        dit.compile()
+    shapes = [(t, -(-h // 2), -(-w // 2)) for t, h, w in grids]
+    found = {"work": 3.0 * forward_flops(dit, shapes, text_tokens=[TEXT_TOKENS]), "tokens": sum(map(math.prod, shapes))}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        found["seconds"] = seconds(training_step(dit.train(), grids, device), device, rounds)
+    except torch.OutOfMemoryError:
+        return {}
+    if device.type == "cuda":
+        found["gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="under two minutes")
     parser.add_argument("--size", help="of `kinema_dit.SIZES`; 1.3B on a GPU, S on a CPU")
     parser.add_argument("--clips", type=int, help="of a pack; 8 on a GPU, 6 on a CPU")
+    parser.add_argument("--kept", type=int, default=3, help="clips of the pack without checkpointing")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = args.size or ("1.3B" if device.type == "cuda" else "S")
+    gpu = device.type == "cuda"
+    size = args.size or ("1.3B" if gpu else "S")
     sizes = GRIDS[device.type]
-    grids = [sizes[i % len(sizes)] for i in range(args.clips or (8 if device.type == "cuda" else 6))]
-    rounds = 2 if args.quick or device.type == "cpu" else 5
+    grids = [sizes[i % len(sizes)] for i in range(args.clips or (8 if gpu else 6))]
+    rounds = 2 if args.quick or not gpu else 4
     rate, source = peak_rate(device)
-    print(f"{size}, {len(grids)} clips on {device.type}; peak {rate / 1e12:.1f} T operations/s ({source})", flush=True)
+    print(f"{size} on {device.type}; peak {rate / 1e12:.1f} T operations/s ({source})", flush=True)
+    largest = [max(grids, key=math.prod)] * 2
+    runs = {
+        "": (grids[: args.kept], {"checkpointing": False, "compiled": gpu}),
+        "_checkpointed": (grids, {"checkpointing": True, "compiled": gpu}),
+        "_padded": (largest, {"checkpointing": True, "compiled": gpu}),
+        **({"_checkpointed_eager": (grids, {"checkpointing": True, "compiled": False})} if gpu else {}),
+    }
     figures: dict[str, float] = {}
-    for checkpointing in (False, True):
-        torch.manual_seed(0)
-        with device:
-            dit = VideoDiT(
-                latent_channels=CHANNELS, text_widths=(TEXT_WIDTH,), size=size, checkpointing=checkpointing
-            ).train()
-        name = "_checkpointed" if checkpointing else ""
-        shapes = [(t, -(-h // 2), -(-w // 2)) for t, h, w in grids]
-        work = 3 * forward_flops(dit, shapes, text_tokens=[TEXT_TOKENS])
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        try:
-            taken = seconds(training_step(dit, grids, device), device, rounds)
-        except torch.OutOfMemoryError:
-            print(f"checkpointing {checkpointing}: out of memory", flush=True)
+    per_clip: dict[str, float] = {}
+    for name, (clips, how) in runs.items():
+        found = measured(size, clips, device, rounds, **how)
+        gc.collect()
+        if not found:
+            print(f"{name or 'kept'}: out of memory", flush=True)
             continue
-        figures[f"mfu{name}"] = work / taken / rate
-        if device.type == "cuda":
-            figures[f"gib{name}"] = torch.cuda.max_memory_allocated(device) / 2**30
-        if checkpointing:
-            largest = max(grids, key=math.prod)
-            try:
-                padded = seconds(training_step(dit, [largest] * len(grids), device), device, rounds)
-                figures["packed_over_padded"] = padded / taken
-            except torch.OutOfMemoryError:
-                print("padded to the largest clip: out of memory", flush=True)
-        print(f"checkpointing {checkpointing}: {taken:.3f} s a step, MFU {figures[f'mfu{name}']:.1%}", flush=True)
-        del dit
-    print(json.dumps({"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", **figures}))
+        figures[f"mfu{name}"] = found["work"] / found["seconds"] / rate
+        per_clip[name] = found["seconds"] / len(clips)
+        memory = f", {found['gib']:.1f} GiB" if gpu else ""
+        figures |= {f"gib{name}": found["gib"]} if gpu else {}
+        print(
+            f"mfu{name}: {len(clips)} clips, {found['tokens']} tokens, {found['seconds']:.3f} s a step, "
+            f"MFU {figures[f'mfu{name}']:.1%}{memory}",
+            flush=True,
+        )
+    if {"_checkpointed", "_padded"} <= per_clip.keys():
+        figures["packed_over_padded"] = per_clip["_padded"] / per_clip["_checkpointed"]
+    print(json.dumps({"device": torch.cuda.get_device_name() if gpu else "cpu", **figures}))
 
 
 if __name__ == "__main__":

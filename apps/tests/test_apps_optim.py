@@ -24,11 +24,17 @@ def test_orthogonalisation_is_the_polynomial_of_the_singular_values(shape):
     assert (orthogonalised(matrices) - expected).abs().max() < 1e-4
 
 
-def test_a_matrix_of_low_rank_stays_bounded():
-    low = torch.randn(1, 64, 1) @ torch.randn(1, 1, 32)
-    out = orthogonalised(low)
-    assert torch.isfinite(out).all()
-    assert torch.linalg.matrix_norm(out[0], 2) < 1.3
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(64, 192), (128, 128), (192, 64)])
+def test_singular_values_stay_bounded_however_far_apart_they_were(dtype, shape):
+    """In bfloat16, as on a GPU, too."""
+    generator = torch.Generator().manual_seed(0)
+    u, s, v = torch.linalg.svd(torch.randn(shape, generator=generator), full_matrices=False)
+    low, spread = torch.zeros_like(s), torch.logspace(0, -3, len(s))
+    low[0] = 1
+    for values in (low, spread):
+        out = orthogonalised((u * values @ v)[None], dtype=dtype)[0].float()
+        assert torch.isfinite(out).all() and torch.linalg.matrix_norm(out, 2) < 1.3
 
 
 def test_the_rest_is_adamw():

@@ -109,28 +109,46 @@ MakeOptimiser = Callable[[Iterable[dict[str, Any]]], Optimizer]
 DEFAULT_OPTIMISER: MakeOptimiser = partial(MuonAdamW, lr=1e-3)
 
 
-def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalised(matrices: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
     """Roughly the nearest semi-orthogonal matrices to (K, rows, columns), by Newton-Schulz iteration.
 
-    Muon iterates X <- (a + b G + c G^2) X with G = X X^T. All these factors are polynomials of the first G, so they
-    are multiplied up at G's small size and meet X once: half the arithmetic for a matrix four times as long as wide.
+    Muon iterates X <- (a + b G + c G^2) X with G = X X^T.
+
+    Args:
+        matrices: (K, rows, columns).
+        steps: of the iteration.
+        dtype: to compute in; None: bfloat16 on a GPU, else float32.
     """
-    a, b, c = NEWTON_SCHULZ
-    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = matrices.to(dtype or (torch.bfloat16 if matrices.is_cuda else torch.float32))
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.transpose(1, 2)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     gram = x @ x.transpose(1, 2)
-    total: Tensor | None = None
-    for step in range(steps):
-        factor = torch.baddbmm(b * gram, gram, gram, alpha=c)
-        factor.diagonal(dim1=1, dim2=2).add_(a)
-        total = factor if total is None else factor @ total
-        if step < steps - 1:
+    if x.element_size() >= torch.float32.itemsize:
+        # All these factors are polynomials of the first G, so they are multiplied up at G's small size and meet X once:
+        # half the arithmetic for a matrix four times as long as wide.
+        total = factor = _factor(gram)
+        for _ in range(steps - 1):
             gram = factor @ gram @ factor
-    x = x if total is None else total @ x
+            factor = _factor(gram)
+            total = factor @ total
+        x = total @ x
+    else:
+        # In half precision what G has lost by rounding would grow with every factor, to singular values of tens where
+        # those of the matrix are far apart: each has to begin at X.
+        for step in range(steps):
+            x = _factor(gram) @ x
+            if step < steps - 1:
+                gram = x @ x.transpose(1, 2)
     return x.transpose(1, 2) if tall else x
+
+
+def _factor(gram: Tensor) -> Tensor:
+    a, b, c = NEWTON_SCHULZ
+    factor = torch.baddbmm(b * gram, gram, gram, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
+    return factor
 
 
 def _by_all_ranks(stacks: list[Tensor]) -> list[Tensor]:

@@ -124,7 +124,7 @@ class Ragged(_Movable):
 
     def per_cell(self, per_clip: Tensor) -> Tensor:
         """Repeat a value per clip (B, ...) for each of its cells: (N, ...)."""
-        lengths = torch.tensor(self.lengths, device=per_clip.device)
+        lengths = torch.tensor(self.lengths).to(per_clip.device, non_blocking=True)
         return per_clip.repeat_interleave(lengths, dim=0, output_size=sum(self.lengths))
 
     def mean_per_clip(self, per_cell: Tensor, where: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from kinema_dit.neighbourhoods import Neighbourhoods
@@ -18,6 +19,12 @@ HALF = 2
 #: Up to so many keys the CPU's fused kernel is slower than two matrix products in half precision: its backward takes
 #: up to ten times as long.
 SHORT = 512
+#: cuDNN's kernel is a GPU's fastest, but it makes a plan for each size that it meets, in a tenth of a second. So it is
+#: for clips from so many tokens on, one by one: such a clip fills a GPU by itself, and its plan serves in any pack.
+LONG = 4096
+#: Values of a mask's row for which cuDNN's kernel finds every clip's mask aligned.
+ALIGNED = 8
+ANY_SIZE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def neighbour_attention(q: Tensor, k: Tensor, v: Tensor, near: Neighbourhoods) -> Tensor:
@@ -48,9 +55,14 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tenso
         (L, H, E).
     """
     groups = packing.groups
-    if q.is_cuda and v.element_size() == HALF:
-        return _varlen_attention(q.to(v.dtype), k.to(v.dtype), v, groups)
     out: list[Tensor] = []
+    if q.is_cuda and v.element_size() == HALF:
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        short = [group for group in groups if group[1] < LONG]  # they stand first
+        if short:
+            rows = sum(count * length for count, length in short)
+            out.append(_varlen_attention(q[:rows], k[:rows], v[:rows], short))
+            q, k, v, groups = q[rows:], k[rows:], v[rows:], groups[len(short) :]
     counts = [count * length for count, length in groups]
     for (count, length), *qkv in zip(groups, q.split(counts), k.split(counts), v.split(counts), strict=True):
         heads = [part.unflatten(0, (count, length)).transpose(1, 2) for part in qkv]
@@ -114,16 +126,28 @@ def joint_attention(
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, H, L, E) x (B, H, S, E) -> (B, H, L, E)."""
-    q, k = q.to(v.dtype), k.to(v.dtype)
-    if q.is_cuda or v.element_size() != HALF or k.shape[2] > SHORT:
-        return scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(v.dtype))
+    q, k, bias = q.to(v.dtype), k.to(v.dtype), None if bias is None else bias.to(v.dtype)
+    if q.is_cuda:
+        return _attend_on_gpu(q, k, v, bias)
+    if v.element_size() != HALF or k.shape[2] > SHORT:
+        return scaled_dot_product_attention(q, k, v, attn_mask=bias)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if bias is not None:
         scores = scores + bias
     return scores.softmax(-1).to(v.dtype) @ v
 
 
-def _varlen_attention(q: Tensor, k: Tensor, v: Tensor, groups: tuple[tuple[int, int], ...]) -> Tensor:
+def _attend_on_gpu(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    if q.shape[2] < LONG or (bias is not None and bias.shape[-1] % ALIGNED):
+        with sdpa_kernel(ANY_SIZE):
+            return scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    masks = [None] * len(q) if bias is None else bias.split(1)
+    with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *ANY_SIZE], set_priority=True):
+        parts = zip(q.split(1), k.split(1), v.split(1), masks, strict=True)
+        return torch.cat([scaled_dot_product_attention(*qkv, attn_mask=mask) for *qkv, mask in parts])
+
+
+def _varlen_attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  CUDA only
 
     lengths = torch.tensor([length for count, length in groups for _ in range(count)], dtype=torch.int32)

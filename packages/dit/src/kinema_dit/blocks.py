@@ -89,7 +89,7 @@ class Stream(nn.Module):
         qk = self.settings.normed(qk, self.qk_scale)  # (L, 2, H, E)
         if rotation is not None:
             qk = rotate(qk, *rotation)
-        q, k = qk.unbind(1)
+        q, k = qk.to(v.dtype).unbind(1)  # here, since attention may be left out of a compiled graph
         return q, k, v.squeeze(1)
 
     def fed_forward(self, h: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class CrossAttention(nn.Module):
     def forward(self, h: Tensor, text: Context, image: Context | None, packing: Packing) -> Tensor:
         """h (L, D) -> (L, D)."""
         q = self.q(self.norm(h)).unflatten(1, (self.settings.num_heads, -1))
-        q = self.settings.normed(q, self.q_scale)
+        q = self.settings.normed(q, self.q_scale).to(q.dtype)
         mixed = self._attended(q, text, self.kv, self.k_scale, packing)
         if image is not None:
             mixed = mixed + self._attended(q, image, self.kv_image, self.k_image_scale, packing)
@@ -207,7 +207,7 @@ class CrossAttention(nn.Module):
     def _attended(self, q: Tensor, context: Context, kv: nn.Linear, scale: Tensor, packing: Packing) -> Tensor:
         tokens, bias = context
         k, v = kv(tokens).unflatten(2, (2, self.settings.num_heads, -1)).unbind(2)
-        return self.kernels.cross(q, self.settings.normed(k, scale), v, bias, packing)
+        return self.kernels.cross(q, self.settings.normed(k, scale).to(v.dtype), v, bias, packing)
 
 
 def modulation_table(rows: int, width: int, near_one: bool) -> Tensor:

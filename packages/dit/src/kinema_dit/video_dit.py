@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from kinema_core import Conditioning, DiT, Ragged, TextFeatures
 from torch import Tensor, nn
-from torch.nn.functional import gelu, silu
+from torch.nn.functional import gelu, pad, silu
 from torch.utils.checkpoint import checkpoint
 
 from kinema_dit.attention import KERNELS
@@ -35,7 +35,8 @@ from kinema_dit.positions import PLACE_WIDTH, place_features, rotary_angles
 from kinema_dit.sizes import resolved
 
 NOISE_WIDTH = 256
-
+#: On a GPU text is padded to a multiple of so many tokens.
+TEXT_STEP = 64
 
 ACTIVATIONS = {"gelu_tanh": partial(gelu, approximate="tanh"), "gelu": gelu, "silu": silu}
 
@@ -279,6 +280,9 @@ def _checkpointed(block: nn.Module, *inputs: Any) -> Any:
 
 
 def _context(tokens: Tensor, mask: Tensor, packing: Packing) -> Context:
+    if tokens.is_cuda:  # few lengths, and masks that are aligned: see `kinema_dit.attention`
+        missing = -tokens.shape[1] % TEXT_STEP
+        tokens, mask = pad(tokens, (0, 0, 0, missing)), pad(mask, (0, missing))
     bias = torch.zeros(mask.shape, dtype=tokens.dtype, device=tokens.device).masked_fill_(~mask, -torch.inf)
     return tokens[packing.order], bias[packing.order, None, None]
 
@@ -315,7 +319,7 @@ def _image_layers(in_width: int, width: int) -> nn.Sequential:
 def _periods(x: Ragged) -> Tensor:
     """(N,), infinite where time is not cyclic."""
     periods = [torch.inf if period is None else period for period in x.period]
-    return x.per_cell(torch.tensor(periods, device=x.values.device))
+    return x.per_cell(torch.tensor(periods).to(x.values.device, non_blocking=True))
 
 
 def _noise_features(noise: Tensor) -> Tensor:
