@@ -4,9 +4,9 @@
 
 DEMO is a folder that `kinema demo` wrote; OUT will be one like it, with a world, a VAE and a transformer, which
 `benchmarks/tasks.py` measures. A loop and a connection need more than the demo's clips show: objects that come back,
-scenes that change, clips of up to 61 frames, and training masks with both ends given. The VAE is a new one, of twice the
-demo's latent channels and with a weight on flicker: new frames begin where one latent frame follows another, and there
-a VAE's errors change at once. The transformer's blocks go on from the demo's.
+scenes that change, clips of up to 61 frames, and training masks with both ends given. The VAE is a new one, with twice
+the demo's latent channels and a weight on flicker: new frames begin where one latent frame follows another, and there a
+VAE's errors change at once. The transformer's blocks go on from the demo's.
 """
 
 import argparse
@@ -19,8 +19,7 @@ from safetensors.torch import load_file, save_file
 CONFIGS = Path(__file__).parents[1] / "apps" / "src" / "kinema" / "configs" / "demo"
 #: Drawn evenly, so what is named twice happens twice as often; where it has no room, nothing happens.
 EVENTS = "none,change,change,change,swing,swing,swing,swing,leave"
-
-
+#: Of the latents.
 CHANNELS = 24
 
 
@@ -71,7 +70,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small world, seconds of training")
     args = parser.parse_args()
     args.out.mkdir(parents=True)
-    made(args.out, args.demo.resolve(), args.minutes, events=args.events, styles=args.styles, quick=args.quick)
+    made(
+        args.out.resolve(), args.demo.resolve(), args.minutes, events=args.events, styles=args.styles, quick=args.quick
+    )
     print(f"wrote world and models to {args.out}")
 
 

@@ -5,6 +5,7 @@ Letters: L tokens, S text tokens, H heads, E head width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ SHORT = 512
 LONG = 4096
 #: Values of a mask's row for which cuDNN's kernel finds every clip's mask aligned.
 ALIGNED = 8
+#: torch has it from 2.10 on; before, clips of equal length share a call.
+VARLEN = find_spec("torch.nn.attention.varlen") is not None
 ANY_SIZE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -56,7 +59,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tenso
     """
     groups = packing.groups
     out: list[Tensor] = []
-    if q.is_cuda and v.element_size() == HALF:
+    if VARLEN and q.is_cuda and v.element_size() == HALF:
         q, k = q.to(v.dtype), k.to(v.dtype)
         short = [group for group in groups if group[1] < LONG]  # they stand first
         if short:
