@@ -1,12 +1,12 @@
 """Model FLOP utilisation of a training step of `video_dit` in bfloat16, on a GPU, or as a smoke run on a CPU.
 
-    python benchmarks/mfu.py [--quick] [--size 1.3B] [--clips 8]
+    python benchmarks/mfu.py [--quick] [--size 1.3B] [--clips 8] [--kept 2]
 
 A step is forward, backward and AdamW. Counted are the operations of forward and backward (three times the forward
 pass), not those that checkpointing does again, over the device's dense peak where it is known, else over the measured
 rate of a large product. Clips are of several sizes in one pack, fewer without checkpointing, which needs more memory.
-Padded is a clip of the largest size instead of each. On a GPU blocks are compiled, and once not. Without a GPU the size
-is S and the clips are small. The last line is one JSON object; mfu and mfu_checkpointed are what counts.
+Padded are clips of the largest size, on a GPU two a step. On a GPU blocks are compiled, and once not. Without a GPU the
+size is S and the clips are small. The last line is one JSON object; mfu and mfu_checkpointed are what counts.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def main() -> None:
     rounds = 2 if args.quick or not gpu else 4
     rate, source = peak_rate(device)
     print(f"{size} on {device.type}; peak {rate / 1e12:.1f} T operations/s ({source})", flush=True)
-    largest = [max(grids, key=math.prod)] * 2
+    largest = [max(grids, key=math.prod)] * (2 if gpu else len(grids))
     runs = {
         "": (grids[: args.kept], {"checkpointing": False, "compiled": gpu}),
         "_checkpointed": (grids, {"checkpointing": True, "compiled": gpu}),

@@ -1,6 +1,6 @@
 """The demo's model, gone on with on a world in which things happen: scenes turn into others, objects leave and return.
 
-    python benchmarks/tasks_model.py DEMO OUT [--minutes 20] [--events none,change,...] [--styles flat,outline,...]
+    python benchmarks/tasks_model.py DEMO OUT [--minutes 40] [--events none,change,...] [--styles flat,outline,...]
 
 DEMO is a folder that `kinema demo` wrote; OUT will be one like it, with a world, a VAE and a transformer, which
 `benchmarks/tasks.py` measures. A loop and a connection need more than the demo's clips show: objects that come back,
@@ -19,26 +19,28 @@ from safetensors.torch import load_file, save_file
 CONFIGS = Path(__file__).parents[1] / "apps" / "src" / "kinema" / "configs" / "demo"
 #: Drawn evenly, so what is named twice happens twice as often; where it has no room, nothing happens.
 EVENTS = "none,change,change,change,swing,swing,swing,swing,leave"
-#: Of the latents.
-CHANNELS = 24
+#: Of the latents, and of the demo's.
+CHANNELS, DEMO_CHANNELS = 24, 12
 
 
 def widened(source: Path, target: Path) -> Path:
     """The demo's transformer for latents of `CHANNELS`: its first and last layer are new."""
     weights = load_file(source)
-    width = weights["embed.weight"].shape[0]
-    weights["embed.weight"] = torch.randn(width, CHANNELS, generator=torch.Generator().manual_seed(0)) * CHANNELS**-0.5
-    weights["project.weight"], weights["project.bias"] = torch.zeros(CHANNELS, width), torch.zeros(CHANNELS)
+    width, cells = weights["embed.weight"].shape[0], weights["embed.weight"].shape[1] // DEMO_CHANNELS
+    values = cells * CHANNELS  # of a token
+    weights["embed.weight"] = torch.randn(width, values, generator=torch.Generator().manual_seed(0)) * values**-0.5
+    weights["project.weight"], weights["project.bias"] = torch.zeros(values, width), torch.zeros(values)
     save_file(weights, target)
     return target
 
 
 def made(folder: Path, demo: Path, minutes: float, *, events: str, styles: str, quick: bool) -> None:
     """World, VAE and transformer in `folder`."""
+    text, dit = (demo / "models" / "dit" / key / "model.safetensors" for key in ("text.main", "dit"))
+    weights = [f"text.main.weights={text}", f"dit.weights={widened(dit, folder / 'widened.safetensors')}"]
     clips = 200 if quick else 10000
     world = ["world", f"--clips={clips}", f"--events={events}", f"--styles={styles}", "--workers=2"]
     kinema(folder, "data", "make-world", *world)
-    model = demo / "models"
     kinema(
         folder,
         *["train", "vae", f"--config={CONFIGS / 'vae.yaml'}", f"vae.latent_channels={CHANNELS}", "run.out=models/vae"],
@@ -46,10 +48,8 @@ def made(folder: Path, demo: Path, minutes: float, *, events: str, styles: str, 
         *["trainer.devices=2", f"trainer.max_minutes={0.1 if quick else 14}", "trainer.max_steps=null"],
     )
     kinema(folder, "encode", "model=models/vae", "out=cache")
-    text, dit = (model / "dit" / key / "model.safetensors" for key in ("text.main", "dit"))
-    weights = [f"text.main.weights={text}", f"dit.weights={widened(dit, folder / 'widened.safetensors')}"]
     masks = ["keep_share=0.6", "keep_weights={ends: 3, head: 3, tail: 3}"]
-    rates = ["optim.lr=2e-3", "optim.muon_lr=7e-3", "optim.decay=1", "diffusion.time_mean=0.8"]
+    rates = ["optim.lr=2e-3", "optim.muon_lr=7e-3", "optim.decay=1", "diffusion.time_mean=1.0"]
     length = [f"trainer.max_minutes={0.1 if quick else minutes}", "trainer.max_steps=null", "batch_cells=8192"]
     # Given frames say much of what is to come: less guidance keeps to them.
     samples = ["samples.guidance.scale=2", *(["samples.clips=4"] if quick else [])]

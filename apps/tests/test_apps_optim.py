@@ -12,8 +12,9 @@ from kinema.training import DiTModule
 from kinema.training.optim import NEWTON_SCHULZ, MuonAdamW, matrix_groups, orthogonalised, trapezoid
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize("shape", [(2, 24, 24), (3, 16, 40), (3, 40, 16)])
-def test_orthogonalisation_is_the_polynomial_of_the_singular_values(shape):
+def test_orthogonalisation_is_the_polynomial_of_the_singular_values(shape, dtype, most):
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, s, v = torch.linalg.svd(matrices.double(), full_matrices=False)
     s = s / s.square().sum(-1, keepdim=True).sqrt()
@@ -21,7 +22,8 @@ def test_orthogonalisation_is_the_polynomial_of_the_singular_values(shape):
     for _ in range(5):
         s = a * s + b * s**3 + c * s**5
     expected = u * s[:, None] @ v
-    assert (orthogonalised(matrices) - expected).abs().max() < 1e-4
+    found = orthogonalised(matrices, dtype=dtype)
+    assert (found - expected).norm() < most * expected.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

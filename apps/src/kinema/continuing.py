@@ -17,7 +17,8 @@ from kinema.pipeline import Pipeline, Request
 
 #: Latent frames of the given video that the new frames are generated with: two tell its velocity.
 CONTEXT = 2
-#: What is left, a frame further from the given ones, of what the VAE has lost of the nearest of them.
+#: The share of what the VAE loses of a given frame that the new frame beside it is given back; the next one is given
+#: its square, and so on.
 FADE = 0.6
 
 
@@ -219,18 +220,22 @@ def _generated(pipeline: Pipeline, gaps: Sequence[_Gap], clip: Clip, prompt: str
         for i, g in enumerate(gaps)
     ]
     made = pipeline.generate(requests, seed=seed)
-    return [_joining(one.video, gap) for one, gap in zip(made, gaps, strict=True)]
+    st = pipeline.vae.stride[0]
+    return [
+        _joining(one.video, gap, [edge for edge in gap.edges if -(-edge // st) in pipeline.kept(request)])
+        for one, gap, request in zip(made, gaps, requests, strict=True)
+    ]
 
 
-def _joining(made: Tensor, gap: _Gap) -> Tensor:
-    """The new frames, on which what the VAE loses of the given frames beside them fades out.
+def _joining(made: Tensor, gap: _Gap, edges: Sequence[int]) -> Tensor:
+    """The new frames, on which what the VAE loses of the given frames at `edges` fades out.
 
     Given frames stay as they are, and new ones went through the VAE: without this all that it loses would go from one
     frame to the next.
     """
     new = made[:, gap.new]
     places = torch.arange(gap.new.start, gap.new.stop)
-    for edge in gap.edges:
+    for edge in edges:
         lost = gap.given[:, edge] - made[:, edge]
         left = FADE ** (places - edge).abs().to(made.dtype)
         new = new + left[:, None, None] * lost[:, None]

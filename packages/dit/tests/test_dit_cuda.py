@@ -7,7 +7,7 @@ import torch
 from kinema_core import Conditioning, Ragged, TextFeatures, seeded_normal
 from kinema_core.testing import randomise
 
-from kinema_dit import VideoDiT
+from kinema_dit import VideoDiT, attention
 from kinema_dit.attention import LONG, packed_attention
 from kinema_dit.packing import pack
 
@@ -42,6 +42,15 @@ def inputs() -> tuple[Ragged, torch.Tensor, Conditioning]:
     return x, x.per_cell(torch.tensor([0.9, 0.1, 0.5, 0.3, 0.7])), Conditioning((text,))
 
 
+@pytest.fixture(params=["varlen", "cudnn", "equal lengths"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which kernel the small clips of these tests go; with cuDNN's all from 8 tokens on."""
+    if request.param == "cudnn":
+        monkeypatch.setattr(attention, "LONG", 8)
+    monkeypatch.setattr(attention, "VARLEN", request.param != "equal lengths")
+
+
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
 def test_output_and_gradients_are_those_of_the_cpu(mode: str, dtype: torch.dtype, most: float) -> None:
@@ -60,6 +69,7 @@ def test_output_and_gradients_are_those_of_the_cpu(mode: str, dtype: torch.dtype
             assert relative(one.grad, parameter.grad) < 3 * most
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_equals_alone(dtype: torch.dtype) -> None:
     dit = model("full").cuda()

@@ -53,3 +53,10 @@ def test_rows_of_levels() -> None:
     levels = Levels.of(noise, torch.tensor([0, 0, 0, 2, 1, 1]))
     assert levels.noise.tolist() == [0.0, 0.5, 0.0, 0.25, 0.5] and levels.clip.tolist() == [0, 0, 1, 1, 2]
     check(levels.rows, lambda table: table[levels.index], values(5, 3))
+
+
+@pytest.mark.parametrize(("clip", "uniform"), [([0, 0, 1, 1], True), ([0, 1, 1, 0], False), ([0, 1, 1, 1], False)])
+def test_rows_of_uniform_levels(clip: list[int], uniform: bool) -> None:
+    levels = Levels.of(torch.full((4,), 0.5, dtype=torch.float64), torch.tensor(clip), look=True)
+    assert levels.uniform is uniform
+    check(levels.rows, lambda table: table[levels.index], values(2, 3))

@@ -1,5 +1,7 @@
 """The transformer's contract, at several patches, and what the contract does not say."""
 
+import copy
+
 import pytest
 import torch
 from kinema_core import Conditioning, Ragged, TextFeatures, dits, seeded_normal
@@ -78,6 +80,28 @@ def test_compiled_blocks_are_compiled_for_two_mixes_of_sizes_and_then_for_all(mo
         dit(x, x.per_cell(torch.linspace(0, 1, len(grids))), Conditioning((text,))).sum().backward()
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] < graphs[1] == graphs[2] == graphs[3]
+
+
+@pytest.mark.parametrize("text_attention", ["cross", "joint"])
+def test_compiled_for_few_sizes_gives_the_same(text_attention: str) -> None:
+    """With attention in the graphs, which take clips of one size in another way than a mix."""
+    shape = {"width": 32, "depth": 2, "num_heads": 2, "patch": (1, 1, 1), "text_attention": text_attention}
+    torch.manual_seed(0)
+    dit = VideoDiT(latent_channels=4, text_widths=(8,), pooled_widths=(6,), **shape)
+    randomise(dit)
+    compiled = copy.deepcopy(dit)
+    compiled.compile(backend="eager", attention=True)
+    for grids in (((2, 3, 4),) * 3, DiTContract.grids[:3]):
+        x = Ragged.from_clips([seeded_normal((4, *grid), i) for i, grid in enumerate(grids)])
+        noise, cond = x.per_cell(torch.tensor([0.2, 0.9, 0.5])), DiTContract().conditioning(3)
+        results = []
+        for model in (dit, compiled):
+            model.zero_grad()
+            out = model(x, noise, cond)
+            out.square().sum().backward()
+            results.append((out, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+        assert largest_difference(results[0][0], results[1][0]) < 1e-5
+        assert largest_difference(results[0][1], results[1][1]) < 1e-4 * results[0][1].abs().max()
 
 
 def test_registered() -> None:

@@ -20,13 +20,14 @@ HALF = 2
 #: Up to so many keys the CPU's fused kernel is slower than two matrix products in half precision: its backward takes
 #: up to ten times as long.
 SHORT = 512
+#: torch has it from 2.10 on. Before, clips of equal length share a call on a GPU too.
+VARLEN = find_spec("torch.nn.attention.varlen") is not None
 #: cuDNN's kernel is a GPU's fastest, but it makes a plan for each size that it meets, in a tenth of a second. So it is
 #: for clips from so many tokens on, one by one: such a clip fills a GPU by itself, and its plan serves in any pack.
 LONG = 4096
-#: Values of a mask's row for which cuDNN's kernel finds every clip's mask aligned.
-ALIGNED = 8
-#: torch has it from 2.10 on; before, clips of equal length share a call.
-VARLEN = find_spec("torch.nn.attention.varlen") is not None
+#: cuDNN's kernel takes masks of a multiple of so many keys: others can be unaligned from the second clip on, and with
+#: an odd multiple of 64 gradients can be no numbers (https://github.com/pytorch/pytorch/issues/196678).
+MASKED = 128
 ANY_SIZE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -59,7 +60,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tenso
     """
     groups = packing.groups
     out: list[Tensor] = []
-    if VARLEN and q.is_cuda and v.element_size() == HALF:
+    if v.is_cuda and _has_varlen(v):
         q, k = q.to(v.dtype), k.to(v.dtype)
         short = [group for group in groups if group[1] < LONG]  # they stand first
         if short:
@@ -141,13 +142,19 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def _attend_on_gpu(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    if q.shape[2] < LONG or (bias is not None and bias.shape[-1] % ALIGNED):
+    if not VARLEN or q.shape[2] < LONG or (bias is not None and bias.shape[-1] % MASKED):
         with sdpa_kernel(ANY_SIZE):
             return scaled_dot_product_attention(q, k, v, attn_mask=bias)
     masks = [None] * len(q) if bias is None else bias.split(1)
     with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, *ANY_SIZE], set_priority=True):
         parts = zip(q.split(1), k.split(1), v.split(1), masks, strict=True)
         return torch.cat([scaled_dot_product_attention(*qkv, attn_mask=mask) for *qkv, mask in parts])
+
+
+def _has_varlen(v: Tensor) -> bool:
+    """Whether FlashAttention's kernel for many lengths takes such values and this GPU."""
+    fits = v.element_size() == HALF and v.shape[-1] % 8 == 0 and v.shape[-1] <= 256
+    return VARLEN and fits and torch.cuda.get_device_capability(v.device) >= (8, 0)
 
 
 def _varlen_attention(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:

@@ -23,24 +23,31 @@ class Levels:
         clip: (M,) of the pairs.
         index: (L,) the pair of each token.
         members: (M, L), 1 where a token has the pair, else 0; None where it would be large, or no gradients are wanted.
+        uniform: all pairs have as many tokens, which stand together, pair after pair.
     """
 
     noise: Tensor
     clip: Tensor
     index: Tensor
     members: Tensor | None
+    uniform: bool = False
 
     @classmethod
-    def of(cls, noise: Tensor, clip: Tensor) -> "Levels":
-        """Of the tokens' noise levels (L,), in [0, 1], and clips (L,)."""
+    def of(cls, noise: Tensor, clip: Tensor, *, look: bool = False) -> "Levels":
+        """Of the tokens' noise levels (L,), in [0, 1], and clips (L,); `look` whether they are uniform."""
         # A clip's number and half its level (below 1) in one sortable key.
         keys, index = torch.unique(clip.double() + noise.double() / 2, return_inverse=True)
         wanted = torch.is_grad_enabled() and len(keys) * len(index) <= MOST_MEMBERS
         members = one_hot(index, len(keys)).T.to(noise.dtype) if wanted else None
-        return cls((keys.frac() * 2).to(noise.dtype), keys.long(), index, members)
+        each = len(index) // len(keys)
+        uniform = look and torch.equal(index, torch.arange(len(index), device=index.device) // each)
+        return cls((keys.frac() * 2).to(noise.dtype), keys.long(), index, members, uniform)
 
     def rows(self, table: Tensor) -> Tensor:
         """Each token's row of a table (M, D): (L, D)."""
+        if self.uniform:
+            # Repeating rows needs no index: a compiled graph takes it in, and its gradient is a plain sum.
+            return table[:, None].expand(-1, len(self.index) // len(table), -1).flatten(0, 1)
         if self.members is None:
             return table.index_select(0, self.index)
         return _Rows.apply(table, self.index, self.members)

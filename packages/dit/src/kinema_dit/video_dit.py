@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, silu
 from torch.utils.checkpoint import checkpoint
 
-from kinema_dit.attention import KERNELS
+from kinema_dit.attention import KERNELS, MASKED
 from kinema_dit.blocks import (
     Block,
     BlockSettings,
@@ -35,8 +35,6 @@ from kinema_dit.positions import PLACE_WIDTH, place_features, rotary_angles
 from kinema_dit.sizes import resolved
 
 NOISE_WIDTH = 256
-#: On a GPU text is padded to a multiple of so many tokens.
-TEXT_STEP = 64
 
 ACTIVATIONS = {"gelu_tanh": partial(gelu, approximate="tanh"), "gelu": gelu, "silu": silu}
 
@@ -121,6 +119,7 @@ class VideoDiT(DiT):
             raise ValueError(f"layout is {layout!r}; known are kinema and wan, and an image_width is for wan")
         self.rules = _rules(attention, window, block, context)
         self.checkpointing = checkpointing
+        self.few_sizes = False  # compiled for sizes that repeat
         pt, ph, pw = patch
         self.patch = (pt, ph, pw)
         self.wan = layout == "wan"
@@ -196,6 +195,7 @@ class VideoDiT(DiT):
         for module in self.modules():
             if isinstance(module, Stream | CrossAttention):
                 module.kernels = KERNELS if attention else KERNELS.outside()
+        self.few_sizes = attention
         for block in self.blocks:
             block.compile(*args, **kwargs)
 
@@ -214,7 +214,7 @@ class VideoDiT(DiT):
         angles = rotary_angles(steps, periods[first] / self.position_step[0], self.head_width, self.rope_theta).to(wide)
         rotation = (angles.cos()[:, None, None], angles.sin()[:, None, None])  # (L, 1, 1, E / 2)
 
-        levels = Levels.of(noise[first], packing.clip)
+        levels = Levels.of(noise[first], packing.clip, look=self.few_sizes)
         c = self._condition(levels.noise, levels.clip, cond)  # (M, D)
         modulation = self._scaled(self.modulate(silu(c)).unflatten(1, (6, -1)))  # (M, 6, D)
         text, image = self._contexts(cond.text, packing)
@@ -280,8 +280,8 @@ def _checkpointed(block: nn.Module, *inputs: Any) -> Any:
 
 
 def _context(tokens: Tensor, mask: Tensor, packing: Packing) -> Context:
-    if tokens.is_cuda:  # few lengths, and masks that are aligned: see `kinema_dit.attention`
-        missing = -tokens.shape[1] % TEXT_STEP
+    if tokens.is_cuda:  # few lengths, and masks that the fastest kernel takes
+        missing = -tokens.shape[1] % MASKED
         tokens, mask = pad(tokens, (0, 0, 0, missing)), pad(mask, (0, missing))
     bias = torch.zeros(mask.shape, dtype=tokens.dtype, device=tokens.device).masked_fill_(~mask, -torch.inf)
     return tokens[packing.order], bias[packing.order, None, None]
