@@ -17,20 +17,16 @@ from kinema.pipeline import Pipeline, Request
 
 #: Latent frames of the given video that the new frames are generated with: two tell its velocity.
 CONTEXT = 2
-#: The share of what the VAE loses of a given frame that the new frame beside it is given back; the next one is given
-#: its square, and so on.
-FADE = 0.6
 
 
 @dataclass(frozen=True)
 class _Gap:
-    """A clip to generate, which of its frames are new, and the given ones that they meet."""
+    """A clip to generate, and which of its frames are new."""
 
     given: Tensor
     keep_frames: tuple[int, ...]
     frames: int
     new: slice
-    edges: tuple[int, ...]
 
 
 def extend(
@@ -158,7 +154,7 @@ def _after(video: Tensor, count: int, context: int, st: int) -> _Gap:
     head = _last(video, context, st)
     new = st * -(-count // st)  # what is no whole latent is cut off
     start = head.shape[1]
-    return _Gap(head, tuple(range(context)), start + new, slice(start, start + count), (start - 1,))
+    return _Gap(head, tuple(range(context)), start + new, slice(start, start + count))
 
 
 def _before(video: Tensor, count: int, context: int, st: int) -> _Gap:
@@ -166,7 +162,7 @@ def _before(video: Tensor, count: int, context: int, st: int) -> _Gap:
     new = 1 + st * -(-(count - 1) // st)
     latents = 1 + (new - 1) // st
     kept = tuple(range(latents, latents + context))
-    return _Gap(_still(tail, new), kept, new + tail.shape[1], slice(new - count, new), (new,))
+    return _Gap(_still(tail, new), kept, new + tail.shape[1], slice(new - count, new))
 
 
 def _between(first: Tensor, second: Tensor, count: int, context: int, st: int) -> _Gap:
@@ -179,7 +175,7 @@ def _between(first: Tensor, second: Tensor, count: int, context: int, st: int) -
     start, latents = head.shape[1], context + count // st
     given = torch.cat([head, _still(tail, count)], dim=1)
     kept = (*range(context), *range(latents, latents + context))
-    return _Gap(given, kept, given.shape[1], slice(start, start + count), (start - 1, start + count))
+    return _Gap(given, kept, given.shape[1], slice(start, start + count))
 
 
 def _last(video: Tensor, context: int, st: int) -> Tensor:
@@ -220,23 +216,4 @@ def _generated(pipeline: Pipeline, gaps: Sequence[_Gap], clip: Clip, prompt: str
         for i, g in enumerate(gaps)
     ]
     made = pipeline.generate(requests, seed=seed)
-    st = pipeline.vae.stride[0]
-    return [
-        _joining(one.video, gap, [edge for edge in gap.edges if -(-edge // st) in pipeline.kept(request)])
-        for one, gap, request in zip(made, gaps, requests, strict=True)
-    ]
-
-
-def _joining(made: Tensor, gap: _Gap, edges: Sequence[int]) -> Tensor:
-    """The new frames, on which what the VAE loses of the given frames at `edges` fades out.
-
-    Given frames stay as they are, and new ones went through the VAE: without this all that it loses would go from one
-    frame to the next.
-    """
-    new = made[:, gap.new]
-    places = torch.arange(gap.new.start, gap.new.stop)
-    for edge in edges:
-        lost = gap.given[:, edge] - made[:, edge]
-        left = FADE ** (places - edge).abs().to(made.dtype)
-        new = new + left[:, None, None] * lost[:, None]
-    return new.clamp(-1, 1)
+    return [one.video[:, gap.new] for one, gap in zip(made, gaps, strict=True)]

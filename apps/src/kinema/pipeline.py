@@ -256,17 +256,11 @@ class Pipeline:
         """Latent cells of a request."""
         return math.prod(self.vae.latent_grid(request.frames, request.height, request.width))
 
-    def kept(self, request: Request) -> list[int]:
-        """The latent frames of a request that stay as they are given; none where the transformer sees them beside x."""
-        if self._takes_source:
-            return []
-        frames = self.vae.latent_grid(request.frames, request.height, request.width)[0]
-        return whole_patches(request.keep_frames, frames, self.dit.patch[0])
-
     def _keep(self, requests: Sequence[Request], x: Ragged) -> Keep:
         masks, given = [], []
         for request, grid in zip(requests, x.grids, strict=True):
-            mask = frames_mask(grid, self.kept(request))
+            kept = () if self._takes_source else request.keep_frames
+            mask = frames_mask(grid, whole_patches(kept, grid[0], self.dit.patch[0]))
             if request.keep_region is not None:
                 mask = mask | region_mask(grid, request.keep_region, self.vae.stride[1:], self.dit.patch)
             masks.append(mask.flatten())
