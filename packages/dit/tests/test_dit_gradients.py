@@ -1,9 +1,12 @@
 """Functions with gradients of their own, against automatic differentiation of the plain formulas in float64."""
 
+from functools import partial
+
 import pytest
 import torch
-from torch.nn.functional import rms_norm
+from torch.nn.functional import gelu, rms_norm
 
+from kinema_dit.activations import gelu_tanh
 from kinema_dit.levels import Levels
 from kinema_dit.norms import EPS, rms_normed
 from kinema_dit.positions import rotate
@@ -60,3 +63,12 @@ def test_rows_of_uniform_levels(clip: list[int], uniform: bool) -> None:
     levels = Levels.of(torch.full((4,), 0.5, dtype=torch.float64), torch.tensor(clip), look=True)
     assert levels.uniform is uniform
     check(levels.rows, lambda table: table[levels.index], values(2, 3))
+
+
+def test_gelu_in_compiled_graphs() -> None:
+    ends = torch.tensor([-800.0, -30.0, 0.0, 30.0, 800.0], dtype=torch.float64)
+    x = torch.cat([values(50).detach(), ends]).requires_grad_()
+    compiled = torch.compile(gelu_tanh, backend="eager")
+    check(compiled, partial(gelu, approximate="tanh"), x)
+    assert torch.equal(gelu_tanh(x), gelu(x, approximate="tanh")), "eager is torch's own"
+    assert not torch.equal(compiled(x), gelu_tanh(x)), "compiled is another sum of roundings"

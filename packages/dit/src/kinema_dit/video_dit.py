@@ -8,15 +8,15 @@ Letters: B clips, N latent cells, L tokens, M distinct (clip, noise level) pairs
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from kinema_core import Conditioning, DiT, Ragged, TextFeatures
 from torch import Tensor, nn
-from torch.nn.functional import gelu, pad, silu
+from torch.nn.functional import pad, silu
 from torch.utils.checkpoint import checkpoint
 
+from kinema_dit.activations import ACTIVATIONS
 from kinema_dit.attention import KERNELS, MASKED
 from kinema_dit.blocks import (
     Block,
@@ -36,8 +36,6 @@ from kinema_dit.sizes import resolved
 
 NOISE_WIDTH = 256
 
-ACTIVATIONS = {"gelu_tanh": partial(gelu, approximate="tanh"), "gelu": gelu, "silu": silu}
-
 
 class VideoDiT(DiT):
     """Predicts a law's target for every latent cell of clips of many sizes in one sequence.
@@ -56,7 +54,7 @@ class VideoDiT(DiT):
         ffn_ratio: hidden width of the feed-forward network over D.
         cross_every: every n-th block, from the first, attends to the text.
         rope_theta: see `rotary_angles`; for grids of tens of cells 100 spreads the frequencies well.
-        activation: of the feed-forward network. `gelu_tanh` is Wan's; on a CPU `gelu` and `silu` cost a third of it.
+        activation: of the feed-forward network. `gelu_tanh` is Wan's; on a CPU, not compiled, `gelu` and `silu` cost a third.
         attention: of a token to all of its clip ("full"), to a box around it ("window"; boxes are shifted by half in
             every second block), or to its block of frames and some before it ("block_causal").
         text_attention: "cross", or "joint" as in MM-DiT: text tokens are a second stream with weights of its own, and
