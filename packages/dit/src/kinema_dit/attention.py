@@ -17,8 +17,8 @@ from kinema_dit.packing import Packing
 
 #: Bytes of a value in half precision. Under autocast values are in it, while normalised queries and keys are not.
 HALF = 2
-#: Up to so many keys the CPU's fused kernel is slower than two matrix products in half precision: its backward takes
-#: up to ten times as long.
+#: Up to so many keys the CPU's fused kernel is slower than two matrix products in half precision (its backward takes up
+#: to ten times as long), and in a compiled graph in full precision too.
 SHORT = 512
 #: torch has it from 2.10 on. Before, clips of equal length share a call on a GPU too.
 VARLEN = find_spec("torch.nn.attention.varlen") is not None
@@ -133,7 +133,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tens
     q, k, bias = q.to(v.dtype), k.to(v.dtype), None if bias is None else bias.to(v.dtype)
     if q.is_cuda:
         return _attend_on_gpu(q, k, v, bias)
-    if v.element_size() != HALF or k.shape[2] > SHORT:
+    if k.shape[2] > SHORT or not (v.element_size() == HALF or torch.compiler.is_compiling()):
         return scaled_dot_product_attention(q, k, v, attn_mask=bias)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if bias is not None:

@@ -117,7 +117,7 @@ class VideoDiT(DiT):
             raise ValueError(f"layout is {layout!r}; known are kinema and wan, and an image_width is for wan")
         self.rules = _rules(attention, window, block, context)
         self.checkpointing = checkpointing
-        self.few_sizes = False  # compiled for sizes that repeat
+        self.few_sizes, self.finish = False, _finish  # see `compile`
         pt, ph, pw = patch
         self.patch = (pt, ph, pw)
         self.wan = layout == "wan"
@@ -183,7 +183,7 @@ class VideoDiT(DiT):
             nn.init.zeros_(layer.weight)
 
     def compile(self, *args: Any, attention: bool = False, **kwargs: Any) -> None:
-        """torch.compile of every block: all blocks share their graphs.
+        """torch.compile of every block and the last layer: all blocks share their graphs.
 
         Args:
             args, kwargs: of torch.compile.
@@ -193,7 +193,7 @@ class VideoDiT(DiT):
         for module in self.modules():
             if isinstance(module, Stream | CrossAttention):
                 module.kernels = KERNELS if attention else KERNELS.outside()
-        self.few_sizes = attention
+        self.few_sizes, self.finish = attention, torch.compile(_finish, *args, **kwargs)
         for block in self.blocks:
             block.compile(*args, **kwargs)
 
@@ -228,7 +228,7 @@ class VideoDiT(DiT):
                 h = run(block, h, modulation, levels, rotation, text, image, packing, near[i % len(near)])
         last = c[:, None] if self.final_modulate is None else self.final_modulate(silu(c)).unflatten(1, (2, -1))
         shift, scale = map(levels.rows, (self._scaled(last.expand(-1, 2, -1)) + self.final_table).unbind(1))
-        return packing.unpatchify(self.project(modulated(h, shift, scale)))
+        return packing.unpatchify(self.finish(h, shift, scale, self.project))
 
     def _text_modulation(self, noise: Tensor, packing: Packing, cond: Conditioning) -> Tensor:
         """(B, 6, D), clips in packed order: text goes by the highest noise of its clip. Noise (L,) of the tokens."""
@@ -267,6 +267,10 @@ class VideoDiT(DiT):
         tokens = [layer(features.tokens) for layer, features in zip(self.embed_text, streams, strict=True)]
         mask = torch.cat([features.mask for features in streams], dim=1)
         return _context(torch.cat(tokens, dim=1), mask, packing), image
+
+
+def _finish(h: Tensor, shift: Tensor, scale: Tensor, project: nn.Linear) -> Tensor:
+    return project(modulated(h, shift, scale))
 
 
 def _run(block: nn.Module, *inputs: Any) -> Any:
