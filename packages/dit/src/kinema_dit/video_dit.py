@@ -54,8 +54,8 @@ class VideoDiT(DiT):
         ffn_ratio: hidden width of the feed-forward network over D.
         cross_every: every n-th block, from the first, attends to the text.
         rope_theta: see `rotary_angles`; for grids of tens of cells 100 spreads the frequencies well.
-        activation: of the feed-forward network. `gelu_tanh` is Wan's; on a CPU, where it is not compiled, `gelu` and `silu`
-            cost a third of it.
+        activation: of the feed-forward network. `gelu_tanh` is Wan's; on a CPU, where it is not compiled, `gelu` and
+            `silu` cost a third of it.
         attention: of a token to all of its clip ("full"), to a box around it ("window"; boxes are shifted by half in
             every second block), or to its block of frames and some before it ("block_causal").
         text_attention: "cross", or "joint" as in MM-DiT: text tokens are a second stream with weights of its own, and
