@@ -22,7 +22,7 @@ class Levels:
         noise: (M,) of the pairs.
         clip: (M,) of the pairs.
         index: (L,) the pair of each token.
-        members: (M, L), 1 where a token has the pair, else 0; None where it would be large, or no gradients are wanted.
+        members: (M, L), 1 where a token has the pair, else 0; None where it would be large or is not needed.
         uniform: all pairs have as many tokens, which stand together, pair after pair.
     """
 
@@ -37,10 +37,10 @@ class Levels:
         """Of the tokens' noise levels (L,), in [0, 1], and clips (L,); `look` whether they are uniform."""
         # A clip's number and half its level (below 1) in one sortable key.
         keys, index = torch.unique(clip.double() + noise.double() / 2, return_inverse=True)
-        wanted = torch.is_grad_enabled() and len(keys) * len(index) <= MOST_MEMBERS
-        members = one_hot(index, len(keys)).T.to(noise.dtype) if wanted else None
         each = len(index) // len(keys)
         uniform = look and torch.equal(index, torch.arange(len(index), device=index.device) // each)
+        wanted = torch.is_grad_enabled() and not uniform and len(keys) * len(index) <= MOST_MEMBERS
+        members = one_hot(index, len(keys)).T.to(noise.dtype) if wanted else None
         return cls((keys.frac() * 2).to(noise.dtype), keys.long(), index, members, uniform)
 
     def rows(self, table: Tensor) -> Tensor:
