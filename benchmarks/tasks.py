@@ -1,6 +1,6 @@
 """Tasks of a model of the made world beside baselines: image, animate, extend, loop, connect, edit, preview.
 
-    python benchmarks/tasks.py DEMO [--quick] [--clips 64] [--only loop,connect] [--sheets docs/tasks]
+    python benchmarks/tasks.py DEMO [--quick] [--clips 64] [--candidates 4] [--only loop,connect] [--sheets docs/tasks]
 
 DEMO is a folder that `kinema demo` or `benchmarks/tasks_model.py` wrote. Prompts are of combinations that the model
 never saw. A seam is the change from frame to frame where given and new frames meet, over the median change of the
@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import mean, median
 
 import torch
+from kinema.choosing import changes
 from kinema.continuing import connect, extend, loop
 from kinema.editing import edit
 from kinema.pipeline import Pipeline, Request, reconstruct
@@ -41,7 +42,7 @@ IMAGES = ((32, 32), (48, 48), (40, 56), (64, 32))
 VIDEOS = ((32, 32),)
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
 #: Of what is added to an enlarged preview; the made world's objects have a size in pixels, so little has to do.
-ENLARGED = (0.2, 0.3, 0.5)
+ENLARGED = (0.1, 0.2, 0.3, 0.5)
 #: What two clips that are connected differ in.
 KINDS = ("colour", "shape", "background")
 TASKS = ("image", "animate", "extend_forward", "extend_backward", "loop", "connect", "edit", "preview")
@@ -59,11 +60,6 @@ def shares(judge: WorldAccuracy, clips: Sequence[Clip], names: Sequence[str]) ->
     """How many of the clips have an attribute right, by attribute."""
     verdicts = judge.verdicts(list(clips))
     return {name: mean(v[name] for v in verdicts if name in v) for name in names if any(name in v for v in verdicts)}
-
-
-def changes(video: Tensor) -> Tensor:
-    """The mean absolute change from each frame to the next: (T - 1,)."""
-    return video.diff(dim=1).abs().mean((0, 2, 3))
 
 
 def seam(video: Tensor, at: int) -> float | None:
@@ -105,7 +101,7 @@ def animated(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> 
 
 
 def extended(
-    pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy, *, forward: bool
+    pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy, candidates: int, *, forward: bool
 ) -> tuple[Figures, list[Clip]]:
     """Half of each clip is given; the other half is made, and compared with what it was."""
     given = slice(0, SOURCE) if forward else slice(NEW, None)
@@ -117,7 +113,7 @@ def extended(
 
     def longer(clip: Clip, seed: int = 0) -> Clip:
         part = replace(clip, video=clip.video[:, given])
-        made = extend(pipeline, part, captioned(clip), **sides, context=context, seed=seed)
+        made = extend(pipeline, part, captioned(clip), **sides, context=context, candidates=candidates, seed=seed)
         return replace(made, captions=clip.captions)
 
     def coded(clip: Clip) -> Clip:
@@ -171,14 +167,14 @@ def beginnings(judge: Judge, seeds: Sequence[Sequence[Clip]]) -> Figures:
     }
 
 
-def looped(pipeline: Pipeline, real: Sequence[Clip]) -> tuple[Figures, list[Clip]]:
+def looped(pipeline: Pipeline, real: Sequence[Clip], candidates: int) -> tuple[Figures, list[Clip]]:
     """From the end back to the beginning, in as many frames as the source's and in more: slower on the way."""
     moving = [clip for clip in real if changes(clip.video).median() > MOVES]
     figures: Figures = {"moving": len(moving), "wrap_seam_cut": typical(wrap(clip.video) for clip in moving)}
     shown: list[Clip] = []
     for frames in (NEW, 2 * NEW):
         # Without a prompt, which would say where to go on.
-        made = [loop(pipeline, clip, "", frames=frames) for clip in moving]
+        made = [loop(pipeline, clip, "", frames=frames, candidates=candidates) for clip in moving]
         degree = (
             changes(m.video[:, SOURCE - 1 :]).mean() / changes(c.video).mean()
             for m, c in zip(made, moving, strict=True)
@@ -197,7 +193,9 @@ def wrap(video: Tensor) -> float | None:
     return seam(torch.cat([video, video[:, :1]], 1), video.shape[1])
 
 
-def connected(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
+def connected(
+    pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy, candidates: int
+) -> tuple[Figures, list[Clip]]:
     """Each clip to the next one that differs in colour, shape and background; beside a cut and a cross-fade."""
     rows: dict[str, list[Clip]] = {"": [], "_fade": [], "_cut": []}
     pairs: list[tuple[Clip, Clip]] = []
@@ -207,7 +205,7 @@ def connected(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) ->
             continue
         other = others[0]
         prompt = turning_into(captioned(one), captioned(other))
-        both = connect(pipeline, one, other, prompt, frames=BETWEEN)
+        both = connect(pipeline, one, other, prompt, frames=BETWEEN, candidates=candidates)
         share = torch.arange(1, BETWEEN + 1).view(1, -1, 1, 1) / (BETWEEN + 1)
         faded = torch.lerp(one.video[:, -1:], other.video[:, :1], share)
         cut = torch.cat([one.video[:, -1:].expand_as(faded)[:, ::2], other.video[:, :1].expand_as(faded)[:, ::2]], 1)
@@ -312,6 +310,7 @@ def main() -> None:
     parser.add_argument("demo", type=Path, help="a folder that `kinema demo` or benchmarks/tasks_model.py wrote")
     parser.add_argument("--quick", action="store_true", help="under two minutes")
     parser.add_argument("--clips", type=int, default=64, help="of each task")
+    parser.add_argument("--candidates", type=int, default=1, help="of which extend, loop and connect keep one")
     parser.add_argument("--only", help="some of the tasks")
     parser.add_argument("--sheets", type=Path, help="folder for a contact sheet of each task")
     args = parser.parse_args()
@@ -334,10 +333,10 @@ def main() -> None:
     tasks: dict[str, Callable[[], tuple[Figures, list[Clip]]]] = {
         "image": lambda: imaged(pipeline, images, judge),
         "animate": lambda: animated(pipeline, short, judge),
-        "extend_forward": lambda: extended(pipeline, long, judge, forward=True),
-        "extend_backward": lambda: extended(pipeline, long, judge, forward=False),
-        "loop": lambda: looped(pipeline, short),
-        "connect": lambda: connected(pipeline, short, judge),
+        "extend_forward": lambda: extended(pipeline, long, judge, args.candidates, forward=True),
+        "extend_backward": lambda: extended(pipeline, long, judge, args.candidates, forward=False),
+        "loop": lambda: looped(pipeline, short, args.candidates),
+        "connect": lambda: connected(pipeline, short, judge, args.candidates),
         "edit": lambda: edited(pipeline, short, judge),
         "preview": lambda: previewed(pipeline, short, judge),
     }

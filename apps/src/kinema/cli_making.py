@@ -25,6 +25,7 @@ Device = Annotated[str | None, typer.Option(metavar="cpu|cuda|...", help="Where 
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help="What is to be seen.")]
 Video = Annotated[str, typer.Argument(metavar="VIDEO", help="The given video; it keeps its size and frame rate.")]
 Context = Annotated[int, typer.Option(min=1, help="Latent frames that the new ones go on from.")]
+Candidates = Annotated[int, typer.Option(min=1, help="So many are made; the one that goes on most evenly is kept.")]
 
 
 def generate(
@@ -103,6 +104,7 @@ def extend(
     backward: Annotated[bool, typer.Option("--backward", help="Before the video.")] = False,
     both: Annotated[bool, typer.Option("--both", help="Before and after it.")] = False,
     context: Context = 2,
+    candidates: Candidates = 1,
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
@@ -115,7 +117,7 @@ def extend(
 
     sides = {"before": backward or both, "after": forward or both or not backward}
     making = _making(model, out, steps, step_cache, seed, settings, device)
-    _tell([extend_command(making, video, prompt, frames=frames, context=context, **sides)])
+    _tell([extend_command(making, video, prompt, frames=frames, context=context, candidates=candidates, **sides)])
 
 
 def loop(
@@ -124,6 +126,7 @@ def loop(
     prompt: Prompt = "",
     frames: Annotated[int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride.")] = 8,
     context: Context = 2,
+    candidates: Candidates = 1,
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
@@ -135,7 +138,7 @@ def loop(
     from kinema.task_commands import loop_command
 
     making = _making(model, out, steps, step_cache, seed, settings, device)
-    _tell([loop_command(making, video, prompt, frames=frames, context=context)])
+    _tell([loop_command(making, video, prompt, frames=frames, context=context, candidates=candidates)])
 
 
 def connect(
@@ -145,6 +148,7 @@ def connect(
     prompt: Prompt = "",
     frames: Annotated[int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride.")] = 8,
     context: Context = 2,
+    candidates: Candidates = 1,
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
@@ -156,7 +160,7 @@ def connect(
     from kinema.task_commands import connect_command
 
     making = _making(model, out, steps, step_cache, seed, settings, device)
-    _tell([connect_command(making, first, second, prompt, frames=frames, context=context)])
+    _tell([connect_command(making, first, second, prompt, frames=frames, context=context, candidates=candidates)])
 
 
 def edit(

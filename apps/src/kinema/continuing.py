@@ -13,6 +13,7 @@ from kinema_core import Clip
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from kinema.choosing import most_even
 from kinema.pipeline import Pipeline, Request
 
 #: Latent frames of the given video that the new frames are generated with: two tell its velocity.
@@ -21,12 +22,14 @@ CONTEXT = 2
 
 @dataclass(frozen=True)
 class _Gap:
-    """A clip to generate, and which of its frames are new."""
+    """A clip to generate, which of its frames are new, and the videos that those come between."""
 
     given: Tensor
     keep_frames: tuple[int, ...]
     frames: int
     new: slice
+    before: Tensor
+    after: Tensor
 
 
 def extend(
@@ -37,6 +40,7 @@ def extend(
     after: int = 0,
     before: int = 0,
     context: int = CONTEXT,
+    candidates: int = 1,
     seed: int = 0,
 ) -> Clip:
     """The clip with `after` new frames behind its last and `before` new ones in front of its first.
@@ -47,10 +51,11 @@ def extend(
         prompt: what happens in the new frames.
         after, before: numbers of frames, any.
         context: latent frames of the clip that the new frames go on from.
+        candidates: how many are made, each of noise of its own; the most even one is kept (`kinema.choosing`).
         seed: of the noise.
 
     Raises:
-        ValueError: no frames are asked for, or the clip is shorter than the context.
+        ValueError: no frames or candidates are asked for, or the clip is shorter than the context.
     """
     if min(after, before) < 0 or after + before == 0:
         raise ValueError(f"{before} frames before and {after} after; ask for at least one")
@@ -58,7 +63,7 @@ def extend(
     gaps = ([_before(video, before, context, st)] if before else []) + (
         [_after(video, after, context, st)] if after else []
     )
-    made = _checked(pipeline, gaps, clip, prompt, seed)
+    made = _checked(pipeline, gaps, clip, prompt, candidates, seed)
     parts = [*made[: bool(before)], video, *made[bool(before) :]]
     return replace(clip, video=torch.cat(parts, dim=1), captions={"prompt": prompt})
 
@@ -100,16 +105,24 @@ def _windows(pipeline: Pipeline, request: Request, window: int, context: int, se
     while made < request.frames:
         gap = _after(clip.video, window - head, context, pipeline.vae.stride[0])
         part = replace(clip, id=f"{request.id}/{made}")
-        (new,) = _generated(pipeline, [gap], part, request.prompt, seed)
+        (new,) = _generated(pipeline, [gap], part, request.prompt, 1, seed)
         yield new[:, : request.frames - made]
         clip = replace(clip, video=torch.cat([clip.video[:, -head:], new], dim=1))
         made += new.shape[1]
 
 
 def connect(
-    pipeline: Pipeline, first: Clip, second: Clip, prompt: str, *, frames: int, context: int = CONTEXT, seed: int = 0
+    pipeline: Pipeline,
+    first: Clip,
+    second: Clip,
+    prompt: str,
+    *,
+    frames: int,
+    context: int = CONTEXT,
+    candidates: int = 1,
+    seed: int = 0,
 ) -> Clip:
-    """Both clips with `frames` new frames between them.
+    """Both clips with `frames` new frames between them, the most even of so many candidates.
 
     The second is brought to the size and the frame rate of the first by `matched` beforehand, where they differ.
 
@@ -121,19 +134,30 @@ def connect(
         sizes = " and ".join(f"{c.video.shape[2]} x {c.video.shape[3]}" for c in (first, second))
         raise ValueError(f"the clips to connect have {sizes} pixels; `matched` makes them equal")
     gap = _between(first.video, second.video, frames, context, pipeline.vae.stride[0])
-    (made,) = _checked(pipeline, [gap], first, prompt, seed)
+    (made,) = _checked(pipeline, [gap], first, prompt, candidates, seed)
     video = torch.cat([first.video, made, second.video], dim=1)
     return replace(first, video=video, captions={"prompt": prompt})
 
 
-def loop(pipeline: Pipeline, clip: Clip, prompt: str, *, frames: int, context: int = CONTEXT, seed: int = 0) -> Clip:
+def loop(
+    pipeline: Pipeline,
+    clip: Clip,
+    prompt: str,
+    *,
+    frames: int,
+    context: int = CONTEXT,
+    candidates: int = 1,
+    seed: int = 0,
+) -> Clip:
     """The clip and `frames` new frames that lead from its last frame back to its first, to be shown without end.
+
+    Of so many candidates the most even one is kept.
 
     Raises:
         ValueError: as `connect`.
     """
     gap = _between(clip.video, clip.video, frames, context, pipeline.vae.stride[0])
-    (made,) = _checked(pipeline, [gap], clip, prompt, seed)
+    (made,) = _checked(pipeline, [gap], clip, prompt, candidates, seed)
     return replace(clip, video=torch.cat([clip.video, made], dim=1), captions={"prompt": prompt})
 
 
@@ -154,7 +178,7 @@ def _after(video: Tensor, count: int, context: int, st: int) -> _Gap:
     head = _last(video, context, st)
     new = st * -(-count // st)  # what is no whole latent is cut off
     start = head.shape[1]
-    return _Gap(head, tuple(range(context)), start + new, slice(start, start + count))
+    return _Gap(head, tuple(range(context)), start + new, slice(start, start + count), video, video[:, :0])
 
 
 def _before(video: Tensor, count: int, context: int, st: int) -> _Gap:
@@ -162,7 +186,7 @@ def _before(video: Tensor, count: int, context: int, st: int) -> _Gap:
     new = 1 + st * -(-(count - 1) // st)
     latents = 1 + (new - 1) // st
     kept = tuple(range(latents, latents + context))
-    return _Gap(_still(tail, new), kept, new + tail.shape[1], slice(new - count, new))
+    return _Gap(_still(tail, new), kept, new + tail.shape[1], slice(new - count, new), video[:, :0], video)
 
 
 def _between(first: Tensor, second: Tensor, count: int, context: int, st: int) -> _Gap:
@@ -175,7 +199,7 @@ def _between(first: Tensor, second: Tensor, count: int, context: int, st: int) -
     start, latents = head.shape[1], context + count // st
     given = torch.cat([head, _still(tail, count)], dim=1)
     kept = (*range(context), *range(latents, latents + context))
-    return _Gap(given, kept, given.shape[1], slice(start, start + count))
+    return _Gap(given, kept, given.shape[1], slice(start, start + count), first, second)
 
 
 def _last(video: Tensor, context: int, st: int) -> Tensor:
@@ -202,18 +226,26 @@ def _still(tail: Tensor, count: int) -> Tensor:
     return torch.cat([tail[:, :1].expand(-1, count, -1, -1), tail], dim=1)
 
 
-def _checked(pipeline: Pipeline, gaps: Sequence[_Gap], clip: Clip, prompt: str, seed: int) -> list[Tensor]:
+def _checked(
+    pipeline: Pipeline, gaps: Sequence[_Gap], clip: Clip, prompt: str, candidates: int, seed: int
+) -> list[Tensor]:
     """`_generated`, once the gaps are found to fit in memory."""
+    if candidates < 1:
+        raise ValueError(f"{candidates} candidates; ask for at least one")
     pipeline.check([Request("", gap.frames, *clip.video.shape[2:]) for gap in gaps])
-    return _generated(pipeline, gaps, clip, prompt, seed)
+    return _generated(pipeline, gaps, clip, prompt, candidates, seed)
 
 
-def _generated(pipeline: Pipeline, gaps: Sequence[_Gap], clip: Clip, prompt: str, seed: int) -> list[Tensor]:
-    """The new frames of each gap."""
+def _generated(
+    pipeline: Pipeline, gaps: Sequence[_Gap], clip: Clip, prompt: str, candidates: int, seed: int
+) -> list[Tensor]:
+    """The new frames of each gap, the most even of the candidates."""
     height, width = clip.video.shape[2:]
     requests = [
-        Request(prompt, g.frames, height, width, clip.frame_rate, f"{clip.id}/{i}", g.given, g.keep_frames)
+        # The first candidate is what is made where it is the only one.
+        Request(prompt, g.frames, height, width, clip.frame_rate, "/".join((clip.id, *name)), g.given, g.keep_frames)
         for i, g in enumerate(gaps)
+        for name in ((f"{i}",), *((f"{i}", f"{k}") for k in range(1, candidates)))
     ]
-    made = pipeline.generate(requests, seed=seed)
-    return [one.video[:, gap.new] for one, gap in zip(made, gaps, strict=True)]
+    made = iter(pipeline.generate(requests, seed=seed))
+    return [most_even([next(made).video[:, gap.new] for _ in range(candidates)], gap.before, gap.after) for gap in gaps]

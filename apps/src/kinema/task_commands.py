@@ -12,23 +12,29 @@ from kinema.making import Making, clipped, read_made
 
 
 def extend_command(
-    making: Making, video: str, prompt: str, *, frames: int, before: bool, after: bool, context: int
+    making: Making, video: str, prompt: str, *, frames: int, before: bool, after: bool, context: int, candidates: int
 ) -> Path:
     """The video with `frames` new frames before it, after it, or both."""
     pipeline, clip = making.pipeline(), read_made(video)
     counts = {"before": frames if before else 0, "after": frames if after else 0}
-    made = continuing.extend(pipeline, clip, clipped(prompt), **counts, context=context, seed=making.seed)
-    return making.write(pipeline, made, task="extend", prompt=prompt, source=video, context=context, **counts)
+    how = {"context": context, "candidates": candidates}
+    made = continuing.extend(pipeline, clip, clipped(prompt), **counts, **how, seed=making.seed)
+    return making.write(pipeline, made, task="extend", prompt=prompt, source=video, **how, **counts)
 
 
-def loop_command(making: Making, video: str, prompt: str, *, frames: int, context: int) -> Path:
+def loop_command(
+    making: Making, video: str, prompt: str, *, frames: int, context: int, candidates: int
+) -> Path:  # fmt: skip
     """The video and `frames` new frames from its end to its beginning."""
     pipeline, clip = making.pipeline(), read_made(video)
-    made = continuing.loop(pipeline, clip, clipped(prompt), frames=frames, context=context, seed=making.seed)
-    return making.write(pipeline, made, task="loop", prompt=prompt, source=video, context=context)
+    how = {"context": context, "candidates": candidates}
+    made = continuing.loop(pipeline, clip, clipped(prompt), frames=frames, **how, seed=making.seed)
+    return making.write(pipeline, made, task="loop", prompt=prompt, source=video, **how)
 
 
-def connect_command(making: Making, first: str, second: str, prompt: str, *, frames: int, context: int) -> Path:
+def connect_command(
+    making: Making, first: str, second: str, prompt: str, *, frames: int, context: int, candidates: int
+) -> Path:
     """Both videos with `frames` new frames between them; the second at the size and the rate of the first."""
     one, given = read_made(first), read_made(second)
     other = continuing.matched(given, one)
@@ -36,10 +42,9 @@ def connect_command(making: Making, first: str, second: str, prompt: str, *, fra
         height, width = one.video.shape[2:]
         print(f"{second} is brought to {height} x {width} pixels and {one.frame_rate:g} frames a second")
     pipeline = making.pipeline()
-    made = continuing.connect(
-        pipeline, one, other, clipped(prompt), frames=frames, context=context, seed=making.seed
-    )  # fmt: skip
-    return making.write(pipeline, made, task="connect", prompt=prompt, source=[first, second], context=context)
+    how = {"context": context, "candidates": candidates}
+    made = continuing.connect(pipeline, one, other, clipped(prompt), frames=frames, **how, seed=making.seed)
+    return making.write(pipeline, made, task="connect", prompt=prompt, source=[first, second], **how)
 
 
 def edit_command(

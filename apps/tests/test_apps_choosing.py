@@ -1,0 +1,65 @@
+"""Choosing among candidates: an even passage is kept, not a jump and not a frozen frame."""
+
+import pytest
+import torch
+from kinema_core import Clip
+
+from kinema.choosing import most_even, unevenness
+from kinema.continuing import connect, extend, loop
+from kinema.pipeline import Pipeline
+
+
+def ramp(values: list[float]) -> torch.Tensor:
+    """(3, T, 4, 4): every frame of one value, so that the change between frames is the difference of the values."""
+    return torch.tensor(values).view(1, -1, 1, 1).expand(3, -1, 4, 4)
+
+
+BEFORE, AFTER = ramp([-0.2, -0.1, 0.0]), ramp([0.5, 0.6, 0.7])
+EVEN, JUMP, FROZEN = ramp([0.1, 0.2, 0.3, 0.4]), ramp([0.3, 0.35, 0.4, 0.45]), ramp([0.0, 0.0, 0.0, 0.0])
+
+
+def test_unevenness_is_the_largest_change_or_how_slow_the_rest_is():
+    assert unevenness(EVEN, BEFORE, AFTER) == pytest.approx(1, rel=1e-4)
+    assert unevenness(JUMP, BEFORE, AFTER[:, :0]) == pytest.approx(3, rel=1e-4)
+    assert unevenness(ramp([0.02, 0.04]), BEFORE, AFTER[:, :0]) == pytest.approx(5, rel=1e-4)
+    assert unevenness(FROZEN, BEFORE, AFTER[:, :0]) > 100
+    assert unevenness(FROZEN, BEFORE[:, :0], AFTER) == pytest.approx(5, rel=1e-4), "the seam is the jump"
+    assert most_even([FROZEN, JUMP, EVEN], BEFORE, AFTER) is EVEN
+    # Beside a still video, or an image, the smallest change is the best.
+    assert unevenness(FROZEN, ramp([0.0, 0.0]), AFTER[:, :0]) < unevenness(EVEN, ramp([0.0, 0.0]), AFTER[:, :0])
+    assert unevenness(EVEN, ramp([0.0]), AFTER[:, :0]) == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        lambda p, a, b, **k: extend(p, a, "", after=6, before=3, **k),
+        lambda p, a, b, **k: loop(p, a, "", frames=8, **k),
+        lambda p, a, b, **k: connect(p, a, b, "", frames=8, **k),
+    ],
+)
+def test_the_most_even_of_the_candidates_is_kept_and_the_first_is_what_one_makes(pipeline, monkeypatch, task):
+    videos = torch.rand(2, 3, 9, 16, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    one, other = (Clip(f"c{i}", video, 8.0) for i, video in enumerate(videos))
+    asked: list[str] = []
+    compared: list[list[torch.Tensor]] = []
+    generate = Pipeline.generate
+    monkeypatch.setattr(
+        Pipeline, "generate", lambda self, r, **k: asked.extend(x.id for x in r) or generate(self, r, **k)
+    )
+
+    def watched(candidates, before, after):
+        compared.append(list(candidates))
+        return most_even(candidates, before, after)
+
+    monkeypatch.setattr("kinema.continuing.most_even", watched)
+    task(pipeline, one, other)
+    alone, count = [made for (made,) in compared], len(compared)
+    made = task(pipeline, one, other, candidates=3)
+    assert len(set(asked[count:])) == 3 * count, "each has noise of its own"
+    for first, candidates in zip(alone, compared[count:], strict=True):
+        torch.testing.assert_close(candidates[0], first, atol=1e-4, rtol=0)
+        kept = [c for c in candidates if any(torch.equal(c, made.video[:, i : i + c.shape[1]]) for i in range(20))]
+        assert len(kept) == 1
+    with pytest.raises(ValueError, match="0 candidates; ask for at least one"):
+        task(pipeline, one, other, candidates=0)
