@@ -37,7 +37,7 @@ from torch import Tensor
 SOURCE, NEW, CONTEXT = 9, 8, 3
 #: New frames between two scenes of other backgrounds: a frame's change is then as small as that of a moving object.
 BETWEEN = 48
-#: Heights and widths: trained on are 32 and 48.
+#: Heights and widths at the world's scale 1: trained on are 32 and 48.
 IMAGES = ((32, 32), (48, 48), (40, 56), (64, 32))
 VIDEOS = ((32, 32),)
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
@@ -320,13 +320,13 @@ def main() -> None:
     count = 4 if args.quick else args.clips
     pipeline = Pipeline.load(str(args.demo / "models" / "dit"))
     world = json.loads((args.demo / "world" / "world.json").read_text())
-    styles = world.get("styles", ["flat"])
+    styles, scale = world.get("styles", ["flat"]), world["scale"]
     judge = WorldAccuracy({**world, "events": ["none"]})  # of single scenes
     with tempfile.TemporaryDirectory() as name:
         real: dict[int, list[Clip]] = {}
         for frames, sizes in ((1, IMAGES), (SOURCE, VIDEOS), (SOURCE + NEW, VIDEOS)):
-            grids = [(frames, *size) for size in sizes]
-            settings = {"num_clips": count, "split": "report", "sizes": grids, "styles": styles}
+            grids = [(frames, scale * height, scale * width) for height, width in sizes]
+            settings = {"num_clips": count, "split": "report", "sizes": grids, "scale": scale, "styles": styles}
             dataset = ManifestDataset(make_prompts(Path(name) / str(frames), **settings))
             real[frames] = [dataset[i] for i in range(len(dataset))]
     images, short, long = real[1], real[SOURCE], real[SOURCE + NEW]

@@ -1,11 +1,13 @@
 """The demo's model, gone on with on a world in which things happen: scenes turn into others, objects leave and return.
 
-    python benchmarks/tasks_model.py DEMO OUT [--minutes 20] [--events none,change,...] [--styles flat,outline,...]
+    python benchmarks/tasks_model.py DEMO OUT [--minutes 25]
+    python benchmarks/tasks_model.py DEMO OUT --events none --styles flat,outline,textured,pixelated --scale 2
 
 DEMO is a folder that `kinema demo` wrote; OUT will be one like it, with a world, a VAE and a transformer, which
 `benchmarks/tasks.py` measures. A loop and a connection need more than the demo's clips show: objects that come back,
-scenes that change, clips of up to 61 frames, and training masks with both ends given. The VAE goes on first, for four
-minutes: on colours between the demo's, on styles if there are any, and with a weight on flicker.
+scenes that change, clips of up to 61 frames, and training masks with both ends given. Editing styles needs objects of
+which a latent is a small part: twice the size. The VAE goes on first, for four minutes: on colours between the demo's
+or on the styles, and with a weight on flicker.
 """
 
 import argparse
@@ -18,30 +20,31 @@ CONFIGS = Path(__file__).parents[1] / "apps" / "src" / "kinema" / "configs" / "d
 EVENTS = "none,change,change,change,swing,swing,swing,swing,leave"
 
 
-def made(folder: Path, demo: Path, minutes: float, *, events: str, styles: str, quick: bool) -> None:
+def made(folder: Path, demo: Path, minutes: float, *, events: str, styles: str, scale: int, quick: bool) -> None:
     """World, VAE and transformer in `folder`."""
-    clips = 200 if quick else 10000
-    world = ["world", f"--clips={clips}", f"--events={events}", f"--styles={styles}", "--workers=2"]
+    clips, eventful = 200 if quick else 10000, events != "none"
+    world = ["world", f"--clips={clips}", f"--events={events}", f"--styles={styles}", f"--scale={scale}", "--workers=2"]
     kinema(folder, "data", "make-world", *world)
     model = demo / "models"
     kinema(
         folder,
         *["train", "vae", f"--config={CONFIGS / 'vae.yaml'}", f"vae.init_from={model / 'vae'}", "run.out=models/vae"],
         # Its largest jumps are from one latent frame to the next, which is where new frames begin.
-        *["flicker=1", "batch_pixels=262144", "optim.lr=2e-3", "optim.muon_lr=1e-2"],
+        *[f"flicker={10 if eventful else 4}", f"batch_pixels={262144 * scale}", "optim.lr=2e-3", "optim.muon_lr=1e-2"],
         *["trainer.devices=2", f"trainer.max_minutes={0.1 if quick else 4}", "trainer.max_steps=null"],
     )
     kinema(folder, "encode", "model=models/vae", "out=cache")
     weights = [f"{key}.weights={model / 'dit' / key / 'model.safetensors'}" for key in ("dit", "text.main")]
-    masks = ["keep_share=0.6", "keep_weights={ends: 3, head: 3, tail: 3}"]
+    masks = ["keep_share=0.6", "keep_weights={ends: 3, head: 3, tail: 3}"] if eventful else ["keep_share=0.1"]
     rates = ["optim.lr=2e-3", "optim.muon_lr=7e-3", "optim.decay=1", "diffusion.time_mean=0.8"]
-    length = [f"trainer.max_minutes={0.1 if quick else minutes}", "trainer.max_steps=null", "batch_cells=8192"]
+    length = [f"trainer.max_minutes={0.1 if quick else minutes}", "trainer.max_steps=null"]
+    cells = f"batch_cells={4096 * (1 + scale)}"
     # Given frames say much of what is to come: less guidance keeps to them.
-    samples = ["samples.guidance.scale=2", *(["samples.clips=4"] if quick else [])]
+    samples = [*(["samples.guidance.scale=2"] if eventful else []), *(["samples.clips=4"] if quick else [])]
     kinema(
         folder,
         *["train", "dit", f"--config={CONFIGS / 'dit.yaml'}", "vae=models/vae", "run.out=models/dit"],
-        *[*weights, *masks, *rates, *length, *samples],
+        *[*weights, *masks, *rates, *length, cells, *samples],
     )
 
 
@@ -49,13 +52,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=Path, help="a folder that `kinema demo` wrote")
     parser.add_argument("out", type=Path, help="folder to write; it must not exist")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of training the transformer, two processes")
+    parser.add_argument("--minutes", type=float, default=25.0, help="of training the transformer, two processes")
     parser.add_argument("--events", default=EVENTS, help="what may happen in a clip")
     parser.add_argument("--styles", default="flat", help="how objects are drawn")
+    parser.add_argument("--scale", type=int, default=1, help="multiplies all sizes of the world")
     parser.add_argument("--quick", action="store_true", help="a small world, seconds of training")
     args = parser.parse_args()
     args.out.mkdir(parents=True)
-    made(args.out, args.demo.resolve(), args.minutes, events=args.events, styles=args.styles, quick=args.quick)
+    world = {"events": args.events, "styles": args.styles, "scale": args.scale}
+    made(args.out, args.demo.resolve(), args.minutes, **world, quick=args.quick)
     print(f"wrote world and models to {args.out}")
 
 

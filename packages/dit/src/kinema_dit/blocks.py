@@ -84,13 +84,14 @@ class Stream(nn.Module):
         self, h: Tensor, shift: Tensor, scale: Tensor, rotation: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """h (L, D), shift and scale (L, D) -> queries, keys and values (L, H, E); turned by positions, if any."""
-        qkv = self.qkv(modulated(h, shift, scale)).unflatten(1, (3, self.settings.num_heads, -1))
-        qk, v = qkv.split([2, 1], dim=1)
-        qk = self.settings.normed(qk, self.qk_scale)  # (L, 2, H, E)
+        width, heads = self.settings.width, self.settings.num_heads
+        # Split before heads are told apart: a compiled graph would else put the gradients together value by value.
+        qk, v = self.qkv(modulated(h, shift, scale)).split([2 * width, width], dim=1)
+        qk = self.settings.normed(qk.unflatten(1, (2, heads, -1)), self.qk_scale)  # (L, 2, H, E)
         if rotation is not None:
             qk = rotate(qk, *rotation)
         q, k = qk.to(v.dtype).unbind(1)  # here, since attention may be left out of a compiled graph
-        return q, k, v.squeeze(1)
+        return q, k, v.unflatten(1, (heads, -1))
 
     def fed_forward(self, h: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
         """h (L, D) and its modulation (L, D) each -> (L, D)."""
