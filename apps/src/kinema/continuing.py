@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from kinema.choosing import most_even
 from kinema.pipeline import Pipeline, Request
+from kinema.seams import mended
 
 #: Latent frames of the given video that the new frames are generated with: two tell its velocity.
 CONTEXT = 2
@@ -248,4 +249,14 @@ def _generated(
         for name in ((f"{i}",), *((f"{i}", f"{k}") for k in range(1, candidates)))
     ]
     made = iter(pipeline.generate(requests, seed=seed))
-    return [most_even([next(made).video[:, gap.new] for _ in range(candidates)], gap.before, gap.after) for gap in gaps]
+    return [most_even([_new(next(made).video, gap) for _ in range(candidates)], gap.before, gap.after) for gap in gaps]
+
+
+def _new(video: Tensor, gap: _Gap) -> Tensor:
+    """The new frames of a generated clip, mended where they meet given ones."""
+    new, (start, stop) = video[:, gap.new], (gap.new.start, gap.new.stop)
+    if gap.before.shape[1]:
+        new = mended(new, gap.before[:, -1:], video[:, start - 1 : start])
+    if gap.after.shape[1]:
+        new = mended(new.flip(1), gap.after[:, :1], video[:, stop : stop + 1]).flip(1)
+    return new
