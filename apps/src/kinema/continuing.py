@@ -242,12 +242,12 @@ def _generated(
 ) -> list[Tensor]:
     """The new frames of each gap, the most even of the candidates."""
     height, width = clip.video.shape[2:]
-    requests = [
-        # The first candidate is what is made where it is the only one.
-        Request(prompt, g.frames, height, width, clip.frame_rate, "/".join((clip.id, *name)), g.given, g.keep_frames)
-        for i, g in enumerate(gaps)
-        for name in ((f"{i}",), *((f"{i}", f"{k}") for k in range(1, candidates)))
-    ]
+    requests: list[Request] = []
+    for i, gap in enumerate(gaps):
+        for k in range(candidates):
+            name = f"{clip.id}/{i}/{k}" if k else f"{clip.id}/{i}"  # the first is what is made where it is the only one
+            kept = (gap.given, gap.keep_frames)
+            requests.append(Request(prompt, gap.frames, height, width, clip.frame_rate, name, *kept))
     made = iter(pipeline.generate(requests, seed=seed))
     return [most_even([_new(next(made).video, gap) for _ in range(candidates)], gap.before, gap.after) for gap in gaps]
 
