@@ -38,13 +38,13 @@ def made(folder: Path, demo: Path, minutes: float, *, events: str, styles: str, 
     masks = ["keep_share=0.6", "keep_weights={ends: 3, head: 3, tail: 3}"] if eventful else ["keep_share=0.1"]
     rates = ["optim.lr=2e-3", "optim.muon_lr=7e-3", "optim.decay=1", "diffusion.time_mean=0.8"]
     length = [f"trainer.max_minutes={0.1 if quick else minutes}", "trainer.max_steps=null"]
-    cells = f"batch_cells={4096 * (1 + scale)}"
+    length.append(f"batch_cells={4096 * (1 + scale)}")
     # Given frames say much of what is to come: less guidance keeps to them.
     samples = [*(["samples.guidance.scale=2"] if eventful else []), *(["samples.clips=4"] if quick else [])]
     kinema(
         folder,
         *["train", "dit", f"--config={CONFIGS / 'dit.yaml'}", "vae=models/vae", "run.out=models/dit"],
-        *[*weights, *masks, *rates, *length, cells, *samples],
+        *[*weights, *masks, *rates, *length, *samples],
     )
 
 

@@ -128,8 +128,8 @@ def connect(
     The second is brought to the size and the frame rate of the first by `matched` beforehand, where they differ.
 
     Raises:
-        ValueError: `frames` is no multiple of the VAE's temporal stride, the clips differ in size, or one is shorter
-            than the context.
+        ValueError: `frames` is no multiple of the VAE's temporal stride, the clips differ in size, one is shorter
+            than the context, or no candidates are asked for.
     """
     if first.video.shape[2:] != second.video.shape[2:]:
         sizes = " and ".join(f"{c.video.shape[2]} x {c.video.shape[3]}" for c in (first, second))
@@ -157,9 +157,8 @@ def loop(
     Raises:
         ValueError: as `connect`.
     """
-    gap = _between(clip.video, clip.video, frames, context, pipeline.vae.stride[0])
-    (made,) = _checked(pipeline, [gap], clip, prompt, candidates, seed)
-    return replace(clip, video=torch.cat([clip.video, made], dim=1), captions={"prompt": prompt})
+    joined = connect(pipeline, clip, clip, prompt, frames=frames, context=context, candidates=candidates, seed=seed)
+    return replace(joined, video=joined.video[:, : clip.video.shape[1] + frames])  # without the clip once more
 
 
 def matched(clip: Clip, like: Clip) -> Clip:

@@ -22,9 +22,7 @@ def extend_command(
     return making.write(pipeline, made, task="extend", prompt=prompt, source=video, **how, **counts)
 
 
-def loop_command(
-    making: Making, video: str, prompt: str, *, frames: int, context: int, candidates: int
-) -> Path:  # fmt: skip
+def loop_command(making: Making, video: str, prompt: str, *, frames: int, context: int, candidates: int) -> Path:
     """The video and `frames` new frames from its end to its beginning."""
     pipeline, clip = making.pipeline(), read_made(video)
     how = {"context": context, "candidates": candidates}
