@@ -13,6 +13,7 @@ from rich.console import Console
 
 from kinema.components import get, registries
 from kinema.errors import ConfigError
+from kinema.placement import bf16_in_hardware
 
 
 class Check(NamedTuple):
@@ -77,7 +78,7 @@ def _cpu() -> Iterator[Check]:
     state = "warn" if threads > cores else "ok"
     hint = "; more threads than cores: set OMP_NUM_THREADS" if threads > cores else ""
     yield Check(state, "cpu", f"{cores} cores, {threads} torch threads, {capability}{hint}")
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    fast = bf16_in_hardware(torch.device("cpu"))
     yield Check("ok", "bf16 on the cpu", "in hardware" if fast else "emulated and slow: train in fp32 here")
 
 

@@ -1,8 +1,8 @@
 """Muon for matrices and AdamW for the rest, in one optimiser, and the learning-rate schedule.
 
-torch.optim.Muon refuses convolution weights and orthogonalises in bfloat16, which CPUs without AVX512-BF16 compute a
-hundred times slower than float32; this one takes 2-D views, works on all matrices of one shape at once, and chooses the
-precision by the machine.
+torch.optim.Muon refuses convolution weights and orthogonalises in bfloat16, which CPUs without instructions for it
+compute a hundred times slower than float32; this one takes 2-D views, works on all matrices of one shape at once, and
+chooses the precision by the machine.
 """
 
 from collections import defaultdict
@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
+
+from kinema.placement import bf16_in_hardware
 
 # Quintic Newton-Schulz coefficients of Muon (Jordan 2024, https://kellerjordan.github.io/posts/muon).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -71,7 +73,8 @@ class MuonAdamW(Optimizer):
         for p, update in zip(params, updates, strict=True):
             matrix = update.flatten(1)
             by_shape[matrix.shape[0], matrix.shape[1]].append((p, matrix))
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         stacks = [torch.stack([matrix for _, matrix in members]) for members in by_shape.values()]
         for (shape, members), directions in zip(by_shape.items(), _by_all_ranks(stacks), strict=True):
             step = -group["lr"] * max(1, shape[0] / shape[1]) ** 0.5
@@ -117,9 +120,9 @@ def orthogonalised(matrices: Tensor, steps: int = 5, dtype: torch.dtype | None =
     Args:
         matrices: (K, rows, columns).
         steps: of the iteration.
-        dtype: to compute in; None: bfloat16 on a GPU, else float32.
+        dtype: to compute in; None: bfloat16 where the device has it in hardware, else float32.
     """
-    x = matrices.to(dtype or (torch.bfloat16 if matrices.is_cuda else torch.float32))
+    x = matrices.to(dtype or (torch.bfloat16 if bf16_in_hardware(matrices.device) else torch.float32))
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.transpose(1, 2)
@@ -160,7 +163,7 @@ def _by_all_ranks(stacks: list[Tensor]) -> list[Tensor]:
     for stack in stacks:
         share = -(-len(stack) // world)
         padded = torch.cat([stack, stack[:1].expand(share * world - len(stack), *stack.shape[1:])])
-        mine.append(orthogonalised(padded[dist.get_rank() * share :][:share]).to(stack.dtype))
+        mine.append(orthogonalised(padded[dist.get_rank() * share :][:share]))
     # All in one message: ranks that are not equally far wait at each.
     sent = torch.cat([part.flatten() for part in mine])
     received = sent.new_empty(world, len(sent))
