@@ -104,7 +104,7 @@ def _train(stages: Stages, budget: Budget) -> None:
     stages.run({"dit": [*shared, *budget.words("dit"), "run.out=models/first"]})
     # Goes on from the first stage's weights, as dit.yaml says.
     weights = [f"{key}.weights=models/first/{key}/model.safetensors" for key in ("dit", "text.main")]
-    lower = ["diffusion.time_mean=0.8", "keep_share=0.3", "keep_weights={}", "optim.decay=1"]
+    lower = ["diffusion.time_mean=0.8", "keep_share=0.3", "keep_weights={}", "optim.decay=1", "batch_cells=12288"]
     stages.run({"finish": [*shared, *budget.words("finish"), *weights, *lower, "run.out=models/dit"]})
 
 
