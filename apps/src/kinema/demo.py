@@ -52,7 +52,7 @@ class Budget:
 
 _FEW_SAMPLES = ("samples.clips=4", "samples.num_steps=4")
 BUDGETS = {
-    "full": Budget(16000, 400, 384, 36, {"finish": ["trainer.max_steps=4000", "trainer.max_minutes=25"]}),
+    "full": Budget(16000, 400, 384, 36, {"finish": ["trainer.max_steps=2400", "trainer.max_minutes=25"]}),
     "smoke": Budget(
         400,
         40,
