@@ -14,7 +14,7 @@ def place_of(network: nn.Module) -> dict[str, Any]:
 
 
 def bf16_in_hardware(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 faster than float32, and does not emulate it at a hundredth of the speed."""
+    """Whether `device` multiplies in bfloat16 itself, as every GPU is taken to; emulated, products are very slow."""
     if device.type != "cpu":
         return True
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
