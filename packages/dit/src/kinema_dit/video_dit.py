@@ -228,8 +228,8 @@ class VideoDiT(DiT):
             else:
                 h = run(block, h, modulation, levels, rotation, text, image, packing, near[i % len(near)])
         last = c[:, None] if self.final_modulate is None else self.final_modulate(silu(c)).unflatten(1, (2, -1))
-        shift, scale = map(levels.rows, (self._scaled(last.expand(-1, 2, -1)) + self.final_table).unbind(1))
-        return packing.unpatchify(self.finish(h, shift, scale, self.project))
+        modulation = self._scaled(last.expand(-1, 2, -1)) + self.final_table
+        return packing.unpatchify(self.finish(h, modulation, levels, self.project))
 
     def _text_modulation(self, noise: Tensor, packing: Packing, cond: Conditioning) -> Tensor:
         """(B, 6, D), clips in packed order: text goes by the highest noise of its clip. Noise (L,) of the tokens."""
@@ -270,7 +270,8 @@ class VideoDiT(DiT):
         return _context(torch.cat(tokens, dim=1), mask, packing), image
 
 
-def _finish(h: Tensor, shift: Tensor, scale: Tensor, project: nn.Linear) -> Tensor:
+def _finish(h: Tensor, modulation: Tensor, levels: Levels, project: nn.Linear) -> Tensor:
+    shift, scale = map(levels.rows, modulation.unbind(1))
     return project(modulated(h, shift, scale))
 
 
