@@ -34,9 +34,11 @@ from kinema_metrics.world import Judge, WorldAccuracy
 from torch import Tensor
 
 #: Frames that are given and that are made; all of the given ones are context.
-SOURCE, NEW, CONTEXT = 9, 8, 3
+SOURCE, NEW = 9, 8
 #: New frames between two scenes of other backgrounds: a frame's change is then as small as that of a moving object.
 BETWEEN = 48
+#: Frames after a clip's first that a loop and a connection go on from.
+TELLING = 4
 #: Heights and widths at the world's scale 1: trained on are 32 and 48.
 IMAGES = ((32, 32), (48, 48), (40, 56), (64, 32))
 VIDEOS = ((32, 32),)
@@ -109,7 +111,8 @@ def extended(
     steps = slice(SOURCE - 1, None) if forward else slice(0, NEW)  # moves into or out of new frames
     at = SOURCE if forward else NEW
     sides = {"after": NEW} if forward else {"before": NEW}
-    context = CONTEXT if forward else CONTEXT - 1  # whole latents at a clip's end have no first frame of their own
+    # Latents of all given frames; those at a clip's end have no first frame of their own.
+    context = (SOURCE - 1) // pipeline.vae.stride[0] + forward
 
     def longer(clip: Clip, seed: int = 0) -> Clip:
         part = replace(clip, video=clip.video[:, given])
@@ -170,11 +173,14 @@ def beginnings(judge: Judge, seeds: Sequence[Sequence[Clip]]) -> Figures:
 def looped(pipeline: Pipeline, real: Sequence[Clip], candidates: int) -> tuple[Figures, list[Clip]]:
     """From the end back to the beginning, in as many frames as the source's and in more: slower on the way."""
     moving = [clip for clip in real if changes(clip.video).median() > MOVES]
+    context = 1 + TELLING // pipeline.vae.stride[0]
     figures: Figures = {"moving": len(moving), "wrap_seam_cut": typical(wrap(clip.video) for clip in moving)}
     shown: list[Clip] = []
     for frames in (NEW, 2 * NEW):
         # Without a prompt, which would say where to go on.
-        made = [loop(pipeline, clip, "", frames=frames, candidates=candidates) for clip in moving]
+        made = [
+            loop(pipeline, clip, "", frames=frames, context=context, candidates=candidates) for clip in moving
+        ]  # fmt: skip
         degree = (
             changes(m.video[:, SOURCE - 1 :]).mean() / changes(c.video).mean()
             for m, c in zip(made, moving, strict=True)
@@ -197,6 +203,7 @@ def connected(
     pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy, candidates: int
 ) -> tuple[Figures, list[Clip]]:
     """Each clip to the next one that differs in colour, shape and background; beside a cut and a cross-fade."""
+    context = 1 + TELLING // pipeline.vae.stride[0]
     rows: dict[str, list[Clip]] = {"": [], "_fade": [], "_cut": []}
     pairs: list[tuple[Clip, Clip]] = []
     for i, one in enumerate(real):
@@ -205,7 +212,7 @@ def connected(
             continue
         other = others[0]
         prompt = turning_into(captioned(one), captioned(other))
-        both = connect(pipeline, one, other, prompt, frames=BETWEEN, candidates=candidates)
+        both = connect(pipeline, one, other, prompt, frames=BETWEEN, context=context, candidates=candidates)
         share = torch.arange(1, BETWEEN + 1).view(1, -1, 1, 1) / (BETWEEN + 1)
         faded = torch.lerp(one.video[:, -1:], other.video[:, :1], share)
         cut = torch.cat([one.video[:, -1:].expand_as(faded)[:, ::2], other.video[:, :1].expand_as(faded)[:, ::2]], 1)
