@@ -173,14 +173,12 @@ def beginnings(judge: Judge, seeds: Sequence[Sequence[Clip]]) -> Figures:
 def looped(pipeline: Pipeline, real: Sequence[Clip], candidates: int) -> tuple[Figures, list[Clip]]:
     """From the end back to the beginning, in as many frames as the source's and in more: slower on the way."""
     moving = [clip for clip in real if changes(clip.video).median() > MOVES]
-    context = 1 + TELLING // pipeline.vae.stride[0]
+    context = telling_context(pipeline)
     figures: Figures = {"moving": len(moving), "wrap_seam_cut": typical(wrap(clip.video) for clip in moving)}
     shown: list[Clip] = []
     for frames in (NEW, 2 * NEW):
         # Without a prompt, which would say where to go on.
-        made = [
-            loop(pipeline, clip, "", frames=frames, context=context, candidates=candidates) for clip in moving
-        ]  # fmt: skip
+        made = [loop(pipeline, c, "", frames=frames, context=context, candidates=candidates) for c in moving]
         degree = (
             changes(m.video[:, SOURCE - 1 :]).mean() / changes(c.video).mean()
             for m, c in zip(made, moving, strict=True)
@@ -194,6 +192,11 @@ def looped(pipeline: Pipeline, real: Sequence[Clip], candidates: int) -> tuple[F
     return figures, shown
 
 
+def telling_context(pipeline: Pipeline) -> int:
+    """Latents of as many frames at any stride in time."""
+    return 1 + TELLING // pipeline.vae.stride[0]
+
+
 def wrap(video: Tensor) -> float | None:
     """The seam from the last frame to the first."""
     return seam(torch.cat([video, video[:, :1]], 1), video.shape[1])
@@ -203,7 +206,7 @@ def connected(
     pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy, candidates: int
 ) -> tuple[Figures, list[Clip]]:
     """Each clip to the next one that differs in colour, shape and background; beside a cut and a cross-fade."""
-    context = 1 + TELLING // pipeline.vae.stride[0]
+    context = telling_context(pipeline)
     rows: dict[str, list[Clip]] = {"": [], "_fade": [], "_cut": []}
     pairs: list[tuple[Clip, Clip]] = []
     for i, one in enumerate(real):

@@ -29,9 +29,8 @@ def made(
     world = ["world", f"--clips={clips}", f"--events={events}", f"--styles={styles}", f"--scale={scale}", "--workers=2"]
     kinema(folder, "data", "make-world", *world)
     model = demo / "models"
-    vae = [f"vae.init_from={model / 'vae'}", "optim.lr=2e-3", "optim.muon_lr=1e-2"]
-    if stride != 4:
-        vae = [f"vae.unshuffle=[{stride}, 4, 4]"]
+    gone_on_with = [f"vae.init_from={model / 'vae'}", "optim.lr=2e-3", "optim.muon_lr=1e-2"]
+    vae = gone_on_with if stride == 4 else [f"vae.unshuffle=[{stride}, 4, 4]"]
     kinema(
         folder,
         *["train", "vae", f"--config={CONFIGS / 'vae.yaml'}", *vae, "run.out=models/vae"],
@@ -63,7 +62,7 @@ def main() -> None:
     parser.add_argument("--events", default=EVENTS, help="what may happen in a clip")
     parser.add_argument("--styles", default="flat", help="how objects are drawn")
     parser.add_argument("--scale", type=int, default=1, help="multiplies all sizes of the world")
-    parser.add_argument("--time-stride", type=int, default=4, choices=(1, 2, 4), help="frames a latent of the VAE")
+    parser.add_argument("--time-stride", type=int, default=4, choices=(2, 4), help="frames a latent of the VAE")
     parser.add_argument("--quick", action="store_true", help="a small world, seconds of training")
     args = parser.parse_args()
     args.out.mkdir(parents=True)

@@ -228,8 +228,8 @@ class VideoDiT(DiT):
             else:
                 h = run(block, h, modulation, levels, rotation, text, image, packing, near[i % len(near)])
         last = c[:, None] if self.final_modulate is None else self.final_modulate(silu(c)).unflatten(1, (2, -1))
-        modulation = self._scaled(last.expand(-1, 2, -1)) + self.final_table
-        return packing.unpatchify(self.finish(h, modulation, levels, self.project))
+        last = self._scaled(last.expand(-1, 2, -1)) + self.final_table  # (M, 2, D)
+        return packing.unpatchify(self.finish(h, last, levels, self.project))
 
     def _text_modulation(self, noise: Tensor, packing: Packing, cond: Conditioning) -> Tensor:
         """(B, 6, D), clips in packed order: text goes by the highest noise of its clip. Noise (L,) of the tokens."""
@@ -271,6 +271,7 @@ class VideoDiT(DiT):
 
 
 def _finish(h: Tensor, modulation: Tensor, levels: Levels, project: nn.Linear) -> Tensor:
+    """h (L, D), modulation (M, 2, D) of the tokens' `levels` -> (L, out); rows are made here, inside of the graph."""
     shift, scale = map(levels.rows, modulation.unbind(1))
     return project(modulated(h, shift, scale))
 
