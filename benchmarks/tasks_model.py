@@ -1,17 +1,18 @@
 """The demo's model, gone on with on a world in which things happen: scenes turn into others, objects leave and return.
 
     python benchmarks/tasks_model.py DEMO OUT [--minutes 25]
-    python benchmarks/tasks_model.py DEMO OUT --time-stride 2
+    python benchmarks/tasks_model.py DEMO OUT --time-stride 2 trainer.precision=bf16-mixed compile=true
     python benchmarks/tasks_model.py DEMO OUT --events none --styles flat,outline,textured,pixelated --scale 2
 
 DEMO is a folder that `kinema demo` wrote; OUT will be one like it, with a world, a VAE and a transformer, which
-`benchmarks/tasks.py` measures. A loop and a connection need more than the demo's clips show: objects that come back,
+`benchmarks/tasks.py` measures; KEY=VALUE is for `kinema train dit`. A loop and a connection need more than the demo's clips show: objects that come back,
 scenes that change, clips of up to 61 frames, and training masks with both ends given. Editing styles needs objects of
 which a latent is a small part: twice the size. The VAE goes on first, for four minutes: on colours between the demo's
 or on the styles, and with a weight on flicker. One of another stride in time begins anew.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from commands import kinema
@@ -22,9 +23,18 @@ EVENTS = "none,change,change,change,swing,swing,swing,swing,leave"
 
 
 def made(
-    folder: Path, demo: Path, minutes: float, *, events: str, styles: str, scale: int, stride: int, quick: bool
-) -> None:  # fmt: skip
-    """World, VAE and transformer in `folder`."""
+    folder: Path,
+    demo: Path,
+    minutes: float,
+    settings: Sequence[str],
+    *,
+    events: str,
+    styles: str,
+    scale: int,
+    stride: int,
+    quick: bool,
+) -> None:
+    """World, VAE and transformer in `folder`; the transformer's training takes more settings."""
     clips, eventful = 200 if quick else 10000, events != "none"
     world = ["world", f"--clips={clips}", f"--events={events}", f"--styles={styles}", f"--scale={scale}", "--workers=2"]
     kinema(folder, "data", "make-world", *world)
@@ -50,7 +60,7 @@ def made(
     kinema(
         folder,
         *["train", "dit", f"--config={CONFIGS / 'dit.yaml'}", "vae=models/vae", "run.out=models/dit"],
-        *[*weights, *masks, *rates, *length, *samples],
+        *[*weights, *masks, *rates, *length, *samples, *settings],
     )
 
 
@@ -58,16 +68,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("demo", type=Path, help="a folder that `kinema demo` wrote")
     parser.add_argument("out", type=Path, help="folder to write; it must not exist")
+    parser.add_argument("settings", nargs="*", help="more of the transformer's training, as compile=true")
     parser.add_argument("--minutes", type=float, default=25.0, help="of training the transformer, two processes")
     parser.add_argument("--events", default=EVENTS, help="what may happen in a clip")
     parser.add_argument("--styles", default="flat", help="how objects are drawn")
     parser.add_argument("--scale", type=int, default=1, help="multiplies all sizes of the world")
     parser.add_argument("--time-stride", type=int, default=4, choices=(2, 4), help="frames a latent of the VAE")
     parser.add_argument("--quick", action="store_true", help="a small world, seconds of training")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     args.out.mkdir(parents=True)
     world = {"events": args.events, "styles": args.styles, "scale": args.scale, "stride": args.time_stride}
-    made(args.out, args.demo.resolve(), args.minutes, **world, quick=args.quick)
+    made(args.out, args.demo.resolve(), args.minutes, args.settings, **world, quick=args.quick)
     print(f"wrote world and models to {args.out}")
 
 
