@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kinema_core import DiT, diffusions, dits, guidances, samplers, text_encoders
+from kinema_core import DiT, diffusions, dits, guidances, image_encoders, samplers, text_encoders
 from kinema_dit import load_wan as load_transformer
 from kinema_dit import wan_settings
-from kinema_text import load_t5
+from kinema_text import load_clip_vision, load_t5
 from kinema_vae import load_wan as load_vae
 
 from kinema.components import WIDTHS, build
@@ -20,8 +20,8 @@ INDEX = "model_index.json"
 #: Pipelines of diffusers whose parts are read, with the parts that all of them have.
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 PARTS = ("vae", "transformer", "text_encoder", "tokenizer", "scheduler")
-#: Parts of larger pipelines that have no counterpart here, and what they belong to.
-FOREIGN = {"image_encoder": "CLIP features of the given image (Wan 2.1 image to video)"}
+#: Of Wan 2.1 image to video: a CLIP that the transformer is told of the given image by.
+IMAGE = "image_encoder"
 #: Of pairs: the transformer for low noise; the other is for high noise.
 SECOND = "transformer_2"
 #: What diffusers samples with where nobody says otherwise.
@@ -29,7 +29,8 @@ GUIDANCE, NUM_STEPS, MAX_TOKENS = 5.0, 50, 512
 
 
 def import_wan(folder: str | Path, out: str | Path) -> Path:
-    """Write the model folder `out`: VAE, umT5, transformer or pair of them, the law with its shift, sampler, guidance.
+    """Write the model folder `out`: VAE, umT5, the image's CLIP where there is one, transformer or pair of them, the
+    law with its shift, sampler, guidance.
 
     Captions are padded with zeros to 512 tokens and nothing is masked, as Wan was trained.
 
@@ -56,17 +57,22 @@ def import_wan(folder: str | Path, out: str | Path) -> Path:
             own, dit = _pair(folder, own, settings, dit, index.get("boundary_ratio"))
         encoder = build(text_encoders, text)
         load_t5(encoder, folder / "text_encoder")
+        seen = _image_encoder(folder) if _has(index, IMAGE) else {}
     except ValueError as error:
         raise UserError(str(error)) from error
     if encoder.width != settings["text_widths"][0]:
         raise UserError(
             f"{folder}: the transformer reads text of width {settings['text_widths'][0]}, not {encoder.width}"
         )
+    widths = [image.width for _, image in seen.values()]
+    if widths != [width for width in (settings["image_width"],) if width]:
+        raise UserError(f"{folder}: the transformer reads an image of width {settings['image_width']}, not {widths}")
     return save_model(
         out,
         {
             "vae": ({"name": "causal3d", **vae.settings}, vae),
             "text.main": (text, encoder),
+            **seen,
             "dit": (own, dit),
             "diffusion": (law, build(diffusions, law)),
             "sampler": (sampler, build(samplers, sampler)),
@@ -75,6 +81,18 @@ def import_wan(folder: str | Path, out: str | Path) -> Path:
         facts={"imported": folder.name, "num_steps": NUM_STEPS, "frame_rate": rate},
         derived={"cell_widths": settings["cell_widths"]},
     )
+
+
+def _image_encoder(folder: Path) -> dict[str, tuple[dict[str, Any], Any]]:
+    """The component of the given image's features and its config node, by its key."""
+    node = {
+        "name": "clip_vision",
+        "config": str(folder / IMAGE / "config.json"),
+        "processor": str(folder / "image_processor" / "preprocessor_config.json"),
+    }
+    encoder = build(image_encoders, node)
+    load_clip_vision(encoder, folder / IMAGE)
+    return {"image": (node, encoder)}
 
 
 def _pair(
@@ -106,10 +124,7 @@ def _index(folder: Path) -> dict[str, Any]:
     index = json.loads((folder / INDEX).read_text())
     if index.get("_class_name") not in PIPELINES:
         raise UserError(f"{folder} holds a {index.get('_class_name')}, not a {' or '.join(PIPELINES)}")
-    foreign = [what for part, what in FOREIGN.items() if _has(index, part)]
-    if foreign:
-        raise UserError(f"{folder} needs {' and '.join(foreign)}, which kinema has not yet")
-    for part in (*PARTS, *([SECOND] if _has(index, SECOND) else [])):
+    for part in (*PARTS, *(part for part in (SECOND, IMAGE) if _has(index, part))):
         if not (folder / part).is_dir():
             raise UserError(f"{folder} holds no {part}")
     if not (folder / "tokenizer" / "tokenizer.json").is_file():

@@ -12,9 +12,11 @@ from kinema_core import (
     Diffusion,
     DiT,
     Guidance,
+    ImageEncoder,
     Ragged,
     Sampler,
     TextEncoder,
+    TextFeatures,
     VideoVAE,
     seeded_normal,
 )
@@ -80,6 +82,7 @@ class Pipeline:
         frame_rate: of videos whose request names none.
         step_cache: threshold of a `kinema_sampling.StepCache` around the transformer; 0: every step computes it.
         hash: of the model folder, "" for a model that was never saved.
+        image: of models that are told of the given image by features of it: its encoder.
     """
 
     vae: VideoVAE
@@ -92,6 +95,7 @@ class Pipeline:
     frame_rate: float = 8.0
     step_cache: float = 0.0
     hash: str = ""
+    image: ImageEncoder | None = None
 
     @classmethod
     def load(
@@ -121,13 +125,14 @@ class Pipeline:
             law=saved.components["diffusion"],
             frame_rate=saved.facts.get("frame_rate", cls.frame_rate),
             hash=saved.hash,
+            image=next(iter(saved.of_kind("image")), None),
             **{**parts, **changes},
         )
         return pipeline.to(device or best_device())
 
     def to(self, device: torch.device | str) -> Self:
         """Bring the networks to a device, in place. Clips stay on the CPU."""
-        for module in (self.vae, *self.text, self.dit, self.law):
+        for module in (self.vae, *self.text, self.image, self.dit, self.law):
             if isinstance(module, nn.Module):
                 module.to(device)
         return self
@@ -147,7 +152,8 @@ class Pipeline:
             progress: called with the number of clips done in each pack.
 
         Raises:
-            ValueError: a size that the VAE cannot decode, or `given` of another size.
+            ValueError: a size that the VAE cannot decode, `given` of another size, or nothing given to a model that
+                makes videos of images only.
         """
         grids = [self.vae.latent_grid(r.frames, r.height, r.width) for r in requests]
         clips: dict[int, Clip] = {}
@@ -179,10 +185,10 @@ class Pipeline:
 
         rates = [r.frame_rate / self.vae.stride[0] for r in requests]
         x = Ragged.from_clips([torch.empty(channels, *grid) for grid in grids], rates).to(**place).replace(noise(-1))
-        keep, cells = self._keep(requests, x), self._cells(requests)
+        keep, cells, seen = self._keep(requests, x), self._cells(requests), self._seen(requests)
         branches = {
-            "cond": self.conditioning([r.prompt for r in requests], cells),
-            "uncond": self.conditioning([""] * len(requests), cells),
+            "cond": self.conditioning([r.prompt for r in requests], cells, seen),
+            "uncond": self.conditioning([""] * len(requests), cells, seen),
         }
         guide = self.guidance.start(x, self.law)
         cache = StepCache(self.dit, self.step_cache) if self.step_cache else None
@@ -216,11 +222,15 @@ class Pipeline:
             for frames in self.vae.decode_stream(pieces, size=(request.height, request.width)):
                 yield frames[0].clamp(-1, 1).float().cpu()
 
-    def conditioning(self, prompts: list[str], cells: Mapping[str, Tensor] | None = None) -> Conditioning:
-        """The text features of the prompts, one stream an encoder, and features per cell, where the transformer is."""
-        return Conditioning(tuple(encoder(prompts) for encoder in self.text), dict(cells or {})).to(
-            **place_of(self.dit)
-        )
+    def conditioning(
+        self, prompts: list[str], cells: Mapping[str, Tensor] | None = None, seen: Sequence[TextFeatures] = ()
+    ) -> Conditioning:
+        """The text features of the prompts, one stream an encoder, then those of given images; and features per cell.
+
+        All of it is where the transformer is.
+        """
+        streams = (*(encoder(prompts) for encoder in self.text), *seen)
+        return Conditioning(streams, dict(cells or {})).to(**place_of(self.dit))
 
     def animate(
         self, images: Sequence[Clip], requests: Sequence[Request], *, at: Moment = "first", seed: int = 0
@@ -281,6 +291,19 @@ class Pipeline:
             shape = (request.frames, request.height, request.width)
             features.append(source_features(self.vae, shape, request.given, request.keep_frames))
         return {SOURCE: torch.cat(features)}
+
+    def _seen(self, requests: Sequence[Request]) -> tuple[TextFeatures, ...]:
+        """The features of the first frame that each request is given, as one stream; none without an image encoder."""
+        if self.image is None:
+            return ()
+        tokens = []
+        for request in requests:
+            if request.given is None:
+                raise ValueError("this model makes videos of an image only: give it one, as `kinema animate` does")
+            frame = self.vae.stride[0] * min(request.keep_frames, default=0)
+            tokens.append(self.image(request.given[None, :, frame].to(**place_of(self.image))))
+        stacked = torch.cat(tokens)
+        return (TextFeatures(stacked, torch.ones(stacked.shape[:2], dtype=torch.bool, device=stacked.device)),)
 
     def _given(self, request: Request, grid: tuple[int, int, int]) -> Tensor:
         """The given latents (t * h * w, C), zero beyond the frames that are given."""

@@ -14,6 +14,7 @@ from kinema_core.interfaces import (
     FeatureExtractor,
     Guidance,
     Guide,
+    ImageEncoder,
     ImageText,
     Metric,
     Net,
@@ -29,6 +30,7 @@ from kinema_core.registry import Registry, nearest, refresh
 vaes = Registry("vae", VideoVAE)
 dits = Registry("dit", DiT)
 text_encoders = Registry("text", TextEncoder)
+image_encoders = Registry("image", ImageEncoder)
 captioners = Registry("captioner", Captioner)
 prompters = Registry("prompter", Prompter)
 diffusions = Registry("diffusion", Diffusion)
@@ -51,6 +53,7 @@ __all__ = [
     "FeatureExtractor",
     "Guidance",
     "Guide",
+    "ImageEncoder",
     "ImageText",
     "Metric",
     "Net",
@@ -70,6 +73,7 @@ __all__ = [
     "dits",
     "features",
     "guidances",
+    "image_encoders",
     "metrics",
     "nearest",
     "prompters",

@@ -30,13 +30,16 @@ def read_config(folder: str | Path, class_name: str, defaults: Mapping[str, Any]
     return {**defaults, **config}
 
 
-def read_weights(folder: str | Path, shapes: Mapping[str, Iterable[int]], *, name: str = WEIGHTS) -> dict[str, Tensor]:
+def read_weights(
+    folder: str | Path, shapes: Mapping[str, Iterable[int]], *, name: str = WEIGHTS, prefix: str = ""
+) -> dict[str, Tensor]:
     """All weights by name, from one file or several.
 
     Args:
         folder: where they are.
         shapes: what the network has by name; it is what the files must hold.
         name: of the one file; an index beside it, NAME.index.json, says that there are several.
+        prefix: what names may have in front, and some version of the library left out.
 
     Raises:
         ValueError: a file is missing or ends too early; weights are missing, unknown, of another shape or not finite.
@@ -53,7 +56,7 @@ def read_weights(folder: str | Path, shapes: Mapping[str, Iterable[int]], *, nam
         if not (path / file).is_file():
             raise ValueError(f"{path} holds no {file}")
         try:
-            weights |= load_file(path / file)
+            weights |= {key.removeprefix(prefix): value for key, value in load_file(path / file).items()}
         except SafetensorError as error:
             raise ValueError(f"{path / file} cannot be read, it may be half written: {error}") from error
     missing, extra = set(shapes) - set(weights), set(weights) - set(shapes)

@@ -107,6 +107,22 @@ class TextEncoder(nn.Module, ABC):
         """Any strings, the empty one included (the unconditional features)."""
 
 
+class ImageEncoder(nn.Module, ABC):
+    """Turns a given image into features that a transformer attends to beside its text; frozen.
+
+    Attributes:
+        width: D of the tokens.
+        files: its settings that are paths of files; a model folder keeps copies of these.
+    """
+
+    files: tuple[str, ...] = ()
+    width: int
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], any size -> tokens (B, S, D), the same S for all."""
+
+
 class ImageText(nn.Module, ABC):
     """Images and texts in one embedding space: what a CLIP is to text encoders and metrics.
 

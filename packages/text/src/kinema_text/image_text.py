@@ -7,9 +7,10 @@ import open_clip
 import torch
 from kinema_core import ImageText, weights_hash
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate, normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from kinema_text.architecture import SMALL, Architecture, resolve
+from kinema_text.resizing import fitted
 from kinema_text.words import END, START, HashEmbedding, pad_ids, word_ids
 
 #: CLIP's bound on the logits' scale (Radford et al. 2021, section 2.5).
@@ -99,17 +100,7 @@ class OpenClipImageText(ImageText):
 
     def resize(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, 3, K, K) in [-1, 1], so that images of several sizes fit in one batch."""
-        size, (height, width) = self.image_size, images.shape[-2:]
-        if (height, width) == (size, size):
-            return images
-        if not self.crop:
-            target = (size, size)
-        else:
-            short = min(height, width)
-            target = (size * height // short, size * width // short)
-        images = interpolate(images, target, mode="bicubic", antialias=True).clamp(-1, 1)
-        top, left = (round((side - size) / 2) for side in target)
-        return images[..., top : top + size, left : left + size]
+        return fitted(images, self.image_size, crop=self.crop)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], any size -> (B, E) of length 1."""

@@ -8,6 +8,7 @@ class TestMyVAE(VAEContract):
 from kinema_core.testing.networks import (
     DiTContract,
     FeaturesContract,
+    ImageEncoderContract,
     ImageTextContract,
     TextEncoderContract,
     VAEContract,
@@ -31,6 +32,7 @@ __all__ = [
     "DiffusionContract",
     "FeaturesContract",
     "GuidanceContract",
+    "ImageEncoderContract",
     "ImageTextContract",
     "LinearLaw",
     "MetricContract",

@@ -1,10 +1,10 @@
-"""Contracts of the components that have weights: VAE, text encoder, image-text model, transformer, features."""
+"""Contracts of the components that have weights: VAE, encoders of text and images, transformer, features."""
 
 import torch
 from torch import Tensor
 
 from kinema_core.data import Conditioning, Ragged, TextFeatures
-from kinema_core.interfaces import DiT, FeatureExtractor, ImageText, TextEncoder, VideoVAE
+from kinema_core.interfaces import DiT, FeatureExtractor, ImageEncoder, ImageText, TextEncoder, VideoVAE
 from kinema_core.noise import seeded_normal
 from kinema_core.testing.references import TOLERANCE, Contract, largest_difference, randomise
 
@@ -110,6 +110,21 @@ class TextEncoderContract(Contract):
         encoder: TextEncoder = self.make().eval()
         one, other = encoder(["a red circle"]), encoder(["a blue circle"])
         assert one.tokens.shape != other.tokens.shape or largest_difference(one.tokens, other.tokens) > TOLERANCE
+
+
+class ImageEncoderContract(Contract):
+    """Shapes, any image size, batch independence and the use of what is seen, of an `ImageEncoder`."""
+
+    def test_tokens(self) -> None:
+        encoder: ImageEncoder = self.make().eval()
+        images = seeded_normal((2, 3, 40, 56), 0).clamp(-1, 1)
+        with torch.no_grad():
+            both, wide = encoder(images), encoder(images[:1, :, :20])
+            alone = encoder(images[1:])
+        assert both.ndim == 3 and both.shape[::2] == (2, encoder.width) and both.dtype == torch.float32
+        assert wide.shape[1:] == both.shape[1:]
+        assert largest_difference(alone[0], both[1]) < TOLERANCE
+        assert largest_difference(both[0], both[1]) > TOLERANCE
 
 
 class ImageTextContract(Contract):
