@@ -64,9 +64,11 @@ def import_wan(folder: str | Path, out: str | Path) -> Path:
         raise UserError(
             f"{folder}: the transformer reads text of width {settings['text_widths'][0]}, not {encoder.width}"
         )
-    widths = [image.width for _, image in seen.values()]
-    if widths != [width for width in (settings["image_width"],) if width]:
-        raise UserError(f"{folder}: the transformer reads an image of width {settings['image_width']}, not {widths}")
+    image_width = seen["image"][1].width if seen else None
+    if image_width != settings["image_width"]:
+        raise UserError(
+            f"{folder}: the transformer reads an image of width {settings['image_width']}, not {image_width}"
+        )
     return save_model(
         out,
         {
