@@ -45,8 +45,8 @@ def test_new_frames_are_mended_from_the_given_frame_on_their_side(pipeline, monk
 
     monkeypatch.setattr(Pipeline, "generate", watched)
     longer = extend(pipeline, Clip("c", video, 8.0), "", after=6, before=6).video
-    before, after = asked  # 6 of 9 new frames before 8 given ones; 8 new frames, of which 6 stay, after 5 given ones
-    torch.testing.assert_close(longer[:, 15:], mended(after[:, 5:11], video[:, -1:], after[:, 4:5]))
-    back = mended(before[:, 3:9].flip(1), video[:, :1], before[:, 9:10]).flip(1)
+    before, after = asked  # of both 6 frames stay; beside them is the given one, made anew
+    torch.testing.assert_close(longer[:, 15:], mended(after[:, 6:12], video[:, -1:], after[:, 5:6]))
+    back = mended(before[:, 2:8].flip(1), video[:, :1], before[:, 8:9]).flip(1)
     torch.testing.assert_close(longer[:, :6], back)
-    assert not torch.equal(longer[:, 14 + 1], after[:, 5])
+    assert not torch.equal(longer[:, 14 + 1], after[:, 6])

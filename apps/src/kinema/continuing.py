@@ -2,7 +2,9 @@
 
 A causal VAE codes the first frame of a clip alone and then st frames a latent, each from its own and earlier frames.
 So given frames are placed where they stand in the new clip, at whole latents, and encoded there: the end of a video is
-never cut out of its latents.
+never cut out of its latents. From one latent to the next a VAE jumps more than within one. So the given frame beside
+the new ones is made anew with them where it can be: the two meet within a latent, and what was made of the given frame
+gives way to the frame itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -104,7 +106,7 @@ def _windows(pipeline: Pipeline, request: Request, window: int, context: int, se
     yield clip.video[:, : request.frames]
     made = window
     while made < request.frames:
-        gap = _after(clip.video, window - head, context, pipeline.vae.stride[0])
+        gap = _after(clip.video, window - head, context, pipeline.vae.stride[0], again=False)  # what is given was made
         part = replace(clip, id=f"{request.id}/{made}")
         (new,) = _generated(pipeline, [gap], part, request.prompt, 1, seed)
         yield new[:, : request.frames - made]
@@ -174,30 +176,36 @@ def matched(clip: Clip, like: Clip) -> Clip:
     return replace(clip, video=video, frame_rate=like.frame_rate)
 
 
-def _after(video: Tensor, count: int, context: int, st: int) -> _Gap:
-    head = _last(video, context, st)
-    new = st * -(-count // st)  # what is no whole latent is cut off
-    start = head.shape[1]
-    return _Gap(head, tuple(range(context)), start + new, slice(start, start + count), video, video[:, :0])
+def _after(video: Tensor, count: int, context: int, st: int, *, again: bool = True) -> _Gap:
+    """New frames behind a video, whose last is made again with them if it is longer than the context."""
+    again &= video.shape[1] > 1 + st * (context - 1)
+    head = _last(video[:, : -1 if again else None], context, st)
+    new = st * -(-(again + count) // st)  # what is no whole latent is cut off
+    start = head.shape[1] + again
+    return _Gap(head, tuple(range(context)), head.shape[1] + new, slice(start, start + count), video, video[:, :0])
 
 
 def _before(video: Tensor, count: int, context: int, st: int) -> _Gap:
-    tail = _first(video, context, st)
-    new = 1 + st * -(-(count - 1) // st)
-    latents = 1 + (new - 1) // st
+    again = video.shape[1] > st * context
+    tail = _first(video[:, int(again) :], context, st)
+    new = 1 + st * -(-(count + again - 1) // st)
+    latents, stop = 1 + (new - 1) // st, new - again
     kept = tuple(range(latents, latents + context))
-    return _Gap(_still(tail, new), kept, new + tail.shape[1], slice(new - count, new), video[:, :0], video)
+    return _Gap(_still(tail, new), kept, new + tail.shape[1], slice(stop - count, stop), video[:, :0], video)
 
 
 def _between(first: Tensor, second: Tensor, count: int, context: int, st: int) -> _Gap:
-    if count < 1 or count % st:
+    again = (count + 2) % st == 0 and first.shape[1] > 1 + st * (context - 1) and second.shape[1] > st * context
+    new = count + 2 * again
+    if count < 1 or new % st:
         below = max(st, count - count % st)
         raise ValueError(
             f"{count} frames do not fit between two clips at a stride of {st}: use {below} or {below + st}"
         )
-    head, tail = _last(first, context, st), _first(second, context, st)
-    start, latents = head.shape[1], context + count // st
-    given = torch.cat([head, _still(tail, count)], dim=1)
+    head = _last(first[:, : -1 if again else None], context, st)
+    tail = _first(second[:, int(again) :], context, st)
+    start, latents = head.shape[1] + again, context + new // st
+    given = torch.cat([head, _still(tail, new)], dim=1)
     kept = (*range(context), *range(latents, latents + context))
     return _Gap(given, kept, given.shape[1], slice(start, start + count), first, second)
 
