@@ -33,7 +33,7 @@ from kinema_metrics import psnr
 from kinema_metrics.world import Judge, WorldAccuracy
 from torch import Tensor
 
-#: Frames that are given and that are made; all of the given ones are context.
+#: Frames that are given and that are made.
 SOURCE, NEW = 9, 8
 #: New frames between two scenes of other backgrounds: a frame's change is then as small as that of a moving object.
 BETWEEN = 48
@@ -111,8 +111,8 @@ def extended(
     steps = slice(SOURCE - 1, None) if forward else slice(0, NEW)  # moves into or out of new frames
     at = SOURCE if forward else NEW
     sides = {"after": NEW} if forward else {"before": NEW}
-    # Latents of all given frames; those at a clip's end have no first frame of their own.
-    context = (SOURCE - 1) // pipeline.vae.stride[0] + forward
+    # All given frames but the one that is made anew; latents at a clip's end have no first frame of their own.
+    context = (SOURCE - 1 - forward) // pipeline.vae.stride[0] + forward
 
     def longer(clip: Clip, seed: int = 0) -> Clip:
         part = replace(clip, video=clip.video[:, given])
