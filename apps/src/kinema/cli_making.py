@@ -124,9 +124,7 @@ def loop(
     model: Model,
     video: Video,
     prompt: Prompt = "",
-    frames: Annotated[
-        int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride, or two less.")
-    ] = 8,
+    frames: Annotated[int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride.")] = 8,
     context: Context = 2,
     candidates: Candidates = 1,
     steps: Steps = None,
@@ -148,9 +146,7 @@ def connect(
     first: Annotated[str, typer.Argument(metavar="A", help="The video at the beginning.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The video at the end; brought to the size of the first.")],
     prompt: Prompt = "",
-    frames: Annotated[
-        int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride, or two less.")
-    ] = 8,
+    frames: Annotated[int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride.")] = 8,
     context: Context = 2,
     candidates: Candidates = 1,
     steps: Steps = None,

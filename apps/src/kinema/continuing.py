@@ -2,9 +2,9 @@
 
 A causal VAE codes the first frame of a clip alone and then st frames a latent, each from its own and earlier frames.
 So given frames are placed where they stand in the new clip, at whole latents, and encoded there: the end of a video is
-never cut out of its latents. From one latent to the next a VAE jumps more than within one. So the given frame beside
-the new ones is made anew with them where it can be: the two meet within a latent, and what was made of the given frame
-gives way to the frame itself.
+never cut out of its latents. From one latent to the next a VAE jumps more than within one. So in extending the
+given frame beside the new ones is made anew with them where it can be: they meet within a latent, and what was made of
+the given frame gives way to the frame itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -195,17 +195,14 @@ def _before(video: Tensor, count: int, context: int, st: int) -> _Gap:
 
 
 def _between(first: Tensor, second: Tensor, count: int, context: int, st: int) -> _Gap:
-    again = (count + 2) % st == 0 and first.shape[1] > 1 + st * (context - 1) and second.shape[1] > st * context
-    new = count + 2 * again
-    if count < 1 or new % st:
+    if count < 1 or count % st:
         below = max(st, count - count % st)
         raise ValueError(
             f"{count} frames do not fit between two clips at a stride of {st}: use {below} or {below + st}"
         )
-    head = _last(first[:, : -1 if again else None], context, st)
-    tail = _first(second[:, int(again) :], context, st)
-    start, latents = head.shape[1] + again, context + new // st
-    given = torch.cat([head, _still(tail, new)], dim=1)
+    head, tail = _last(first, context, st), _first(second, context, st)
+    start, latents = head.shape[1], context + count // st
+    given = torch.cat([head, _still(tail, count)], dim=1)
     kept = (*range(context), *range(latents, latents + context))
     return _Gap(given, kept, given.shape[1], slice(start, start + count), first, second)
 
