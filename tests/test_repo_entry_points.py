@@ -28,7 +28,7 @@ HEAVY = ["lightning", "pytorch_lightning", "transformers", "mlflow", "open_clip"
 
 
 def test_there_is_a_registry_for_each_kind():
-    kinds = "vae dit text captioner prompter diffusion sampler guidance dataset features metric".split()
+    kinds = "vae dit text image captioner prompter diffusion sampler guidance dataset features metric".split()
     assert sorted(REGISTRIES) == sorted(f"kinema.{kind}" for kind in kinds)
 
 
