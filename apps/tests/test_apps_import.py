@@ -105,8 +105,9 @@ def test_a_prediction_is_that_of_diffusers(imported) -> None:
     kind, other, ours = imported
     pipeline = Pipeline.load(str(ours))
     x = seeded_normal((CHANNELS, 3, 4, 6), "x")
-    levels = (seeded_normal((3, 1, 4, 6), "image") * 60 + 128).clamp(0, 255).round()  # of 8 bits, in flat squares
-    image = levels.repeat_interleave(8, 2).repeat_interleave(8, 3) / 127.5 - 1
+    levels = (seeded_normal((3, 1, 4, 6), "image") * 60 + 128).clamp(0, 255).round()  # of 8 bits
+    levels = levels.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    image = levels / 127.5 - 1
     prompts = ["a red circle moves", ""]
     text, _ = other.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=512)
     request = Request("", 9, 32, 48, 16.0, given=image, keep_frames=(0,))
