@@ -17,6 +17,15 @@ def clip(frames: int = 9, seed: int = 0, size: tuple[int, int] = (16, 20)) -> Cl
     return Clip(f"clip{seed}", video, 8.0)
 
 
+@pytest.fixture
+def asked(monkeypatch) -> list[Request]:
+    """What the pipeline is asked to generate."""
+    requests: list[Request] = []
+    generate = Pipeline.generate
+    monkeypatch.setattr(Pipeline, "generate", lambda self, r, **k: requests.extend(r) or generate(self, r, **k))
+    return requests
+
+
 @pytest.mark.parametrize(("before", "after"), [(0, 4), (0, 3), (4, 0), (5, 0), (1, 0), (6, 7)])
 def test_extended_by_exactly_as_many_frames_around_the_given_ones(pipeline, before, after):
     given = clip()
@@ -32,11 +41,8 @@ def test_extended_by_exactly_as_many_frames_around_the_given_ones(pipeline, befo
     assert torch.equal(changed, new), "each new frame, and no other, depends on the seed"
 
 
-def test_the_context_is_what_the_video_ends_and_begins_with(pipeline, monkeypatch):
+def test_the_context_is_what_the_video_ends_and_begins_with(pipeline, asked):
     """It is 1 + st (c - 1) frames at the new clip's beginning, st c at its end; in extending without the last one."""
-    asked: list[Request] = []
-    generate = Pipeline.generate
-    monkeypatch.setattr(Pipeline, "generate", lambda self, r, **k: asked.extend(r) or generate(self, r, **k))
     one, other = clip(13), clip(17, seed=1)
     extend(pipeline, one, "", after=6, before=6, context=3)
     connect(pipeline, one, other, "", frames=8)
@@ -51,10 +57,7 @@ def test_the_context_is_what_the_video_ends_and_begins_with(pipeline, monkeypatc
     assert torch.equal(between.given[:, 5:13], other.video[:, :1].expand(-1, 8, -1, -1))
 
 
-def test_a_video_as_long_as_the_context_is_all_of_it(pipeline, monkeypatch):
-    asked: list[Request] = []
-    generate = Pipeline.generate
-    monkeypatch.setattr(Pipeline, "generate", lambda self, r, **k: asked.extend(r) or generate(self, r, **k))
+def test_a_video_as_long_as_the_context_is_all_of_it(pipeline, asked):
     for frames, sides in ((5, {"after": 4}), (8, {"before": 5})):
         given = clip(frames)
         made = extend(pipeline, given, "", **sides)

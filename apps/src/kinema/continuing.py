@@ -106,7 +106,8 @@ def _windows(pipeline: Pipeline, request: Request, window: int, context: int, se
     yield clip.video[:, : request.frames]
     made = window
     while made < request.frames:
-        gap = _after(clip.video, window - head, context, pipeline.vae.stride[0], again=False)  # what is given was made
+        # No more than the context: none of what was made is made again.
+        gap = _after(clip.video[:, -head:], window - head, context, pipeline.vae.stride[0])
         part = replace(clip, id=f"{request.id}/{made}")
         (new,) = _generated(pipeline, [gap], part, request.prompt, 1, seed)
         yield new[:, : request.frames - made]
@@ -176,9 +177,9 @@ def matched(clip: Clip, like: Clip) -> Clip:
     return replace(clip, video=video, frame_rate=like.frame_rate)
 
 
-def _after(video: Tensor, count: int, context: int, st: int, *, again: bool = True) -> _Gap:
+def _after(video: Tensor, count: int, context: int, st: int) -> _Gap:
     """New frames behind a video, whose last is made again with them if it is longer than the context."""
-    again &= video.shape[1] > 1 + st * (context - 1)
+    again = video.shape[1] > 1 + st * (context - 1)
     head = _last(video[:, : -1 if again else None], context, st)
     new = st * -(-(again + count) // st)  # what is no whole latent is cut off
     start = head.shape[1] + again
@@ -186,6 +187,7 @@ def _after(video: Tensor, count: int, context: int, st: int, *, again: bool = Tr
 
 
 def _before(video: Tensor, count: int, context: int, st: int) -> _Gap:
+    """New frames in front of a video, whose first is made again with them if it is longer than the context."""
     again = video.shape[1] > st * context
     tail = _first(video[:, int(again) :], context, st)
     new = 1 + st * -(-(count + again - 1) // st)

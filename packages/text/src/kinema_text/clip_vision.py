@@ -12,6 +12,7 @@ from kinema_core import ImageEncoder, diffusers_folder
 from torch import Tensor
 
 from kinema_text.resizing import fitted
+from kinema_text.t5 import said_dtype
 
 MODEL_TYPE = "clip_vision_model"
 #: Before the names of weights in files of transformers before 5.
@@ -78,7 +79,7 @@ def _tower(config: str) -> Any:
     if settings.get("model_type") != MODEL_TYPE:
         raise ValueError(f"clip_vision: {config} is of a {settings.get('model_type')!r}, not a {MODEL_TYPE!r}")
     model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig.from_dict(settings))
-    return model.to(getattr(torch, settings.get("dtype") or settings.get("torch_dtype") or "float32"))
+    return model.to(said_dtype(settings))
 
 
 def _crop(processor: dict[str, Any], size: int, path: str) -> bool:

@@ -5,6 +5,7 @@ Letters: B captions, S tokens, D width.
 
 import html
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,12 @@ def _encoder(config: str, dtype: torch.dtype | None) -> Any:
     if kind not in CLASSES:
         raise ValueError(f"t5: {config} is of a {kind!r}; known: {', '.join(CLASSES)}")
     model, model_settings = (getattr(transformers, name) for name in CLASSES[kind])
-    said = DTYPES.get(settings.get("dtype") or settings.get("torch_dtype") or "", torch.float32)
-    return model(model_settings.from_dict(settings)).encoder.to(dtype or said)
+    return model(model_settings.from_dict(settings)).encoder.to(dtype or said_dtype(settings))
+
+
+def said_dtype(settings: Mapping[str, Any]) -> torch.dtype:
+    """That of the weights by transformers' config.json, of old and new versions; float32 where it says none."""
+    return DTYPES.get(settings.get("dtype") or settings.get("torch_dtype") or "", torch.float32)
 
 
 def _tokenizer(file: str, max_tokens: int) -> Any:
