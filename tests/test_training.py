@@ -144,6 +144,7 @@ def test_tasks_from_the_command_line(space):
         "--frames=22",
         "--window=9",
         "--step-cache=0.5",
+        "--negative-prompt=a square",
         "--set=sampler.name=ddim",
         "--set=dit.attention=window",
     )

@@ -13,7 +13,9 @@ def pipeline() -> Pipeline:
     text = text_encoders.build({"name": "tiny", "width": 16}).eval()
     widths = {"text_widths": (16,), "pooled_widths": (16,), "latent_channels": vae.latent_channels}
     dit = dits.build({"name": "video_dit", "width": 24, "depth": 1, "num_heads": 2, "patch": [1, 2, 2]}, **widths)
-    torch.nn.init.normal_(dit.project.weight, std=0.1)  # it begins as zero
+    for weight in dit.parameters():
+        if not weight.any():  # what it adds up begins as zero
+            torch.nn.init.normal_(weight, std=0.1)
     law, sampler = diffusions.build({"name": "flow"}), samplers.build({"name": "euler"})
     guidance = guidances.build({"name": "cfg", "scale": 2.0})
     return Pipeline(vae.eval(), (text,), dit.eval(), law, sampler, guidance, num_steps=2)

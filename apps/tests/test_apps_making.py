@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kinema_core import Clip, dits, samplers, vaes
+from kinema_core import Clip, dits, guidances, samplers, vaes
 
 from kinema import memory
 from kinema.continuing import rollout
@@ -98,6 +98,20 @@ def test_only_patches_that_are_given_whole_are_kept(pipeline):
     torch.testing.assert_close(latents[:, :2], encoded[:, :2])
     assert (latents[:, 2] - encoded[:, 2]).abs().max() > 0.1
     assert latents[:, 3].abs().min() > 0, "what is not given is made"
+
+
+def test_guidance_leads_away_from_the_negative_prompt(pipeline):
+    """One Euler step from noise gives the clean estimate itself, which guidance extrapolates linearly."""
+
+    def made(prompt: str, negative: str, scale: float) -> torch.Tensor:
+        guidance = guidances.build({"name": "cfg", "scale": scale})
+        guided = replace(pipeline, guidance=guidance, num_steps=1, negative_prompt=negative)
+        return guided.sample([replace(ASKED, prompt=prompt)])[0]
+
+    circle, square, nothing = (made(prompt, "", 1.0) for prompt in ("a circle", "a square", ""))
+    torch.testing.assert_close(made("a circle", "a square", 3.0), 3 * circle - 2 * square, rtol=0, atol=1e-4)
+    torch.testing.assert_close(made("a circle", "", 3.0), 3 * circle - 2 * nothing, rtol=0, atol=1e-4)
+    assert min((circle - other).abs().max() for other in (square, nothing)) > 1e-2
 
 
 def test_sdedit_begins_with_a_given_clip(pipeline):

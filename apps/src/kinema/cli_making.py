@@ -13,6 +13,9 @@ Width = Annotated[int, typer.Option(min=1, help="Width in pixels.")]
 FrameRate = Annotated[
     float | None, typer.Option("--fps", min=0.1, help="Frames per second; the model's own rate by default.")
 ]
+Negative = Annotated[
+    str, typer.Option("--negative-prompt", metavar="PROMPT", help="What to lead away from: for edit, what VIDEO shows.")
+]
 Steps = Annotated[int | None, typer.Option(min=1, help="Sampling steps; the model's own number by default.")]
 NoiseSeed = Annotated[int, typer.Option("--seed", help="Seed of the noise.")]
 StepCache = Annotated[
@@ -40,6 +43,7 @@ def generate(
     ] = None,
     context: Context = 2,
     preview: Annotated[bool, typer.Option("--preview", help="First at half the size; the rest follows it.")] = False,
+    negative_prompt: Negative = "",
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
@@ -51,7 +55,7 @@ def generate(
     from kinema.generate import Sizes, generate_command
 
     sizes = Sizes(frames, height, width, frame_rate, window, context)
-    making = _making(model, out, steps, step_cache, seed, settings, device)
+    making = _making(model, out, steps, step_cache, seed, settings, device, negative_prompt)
     _tell(generate_command(making, prompts, sizes, preview=preview))
 
 
@@ -60,6 +64,7 @@ def image(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One image a prompt.")],
     height: Height = 32,
     width: Width = 32,
+    negative_prompt: Negative = "",
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
@@ -70,7 +75,7 @@ def image(
     """Make images from prompts: png files."""
     from kinema.generate import Sizes, generate_command
 
-    making = _making(model, out, steps, step_cache, seed, settings, device)
+    making = _making(model, out, steps, step_cache, seed, settings, device, negative_prompt)
     _tell(generate_command(making, prompts, Sizes(1, height, width)))
 
 
@@ -81,6 +86,7 @@ def animate(
     frames: Frames = 9,
     frame_rate: FrameRate = None,
     at: Annotated[str, typer.Option(metavar="first|middle|last", help="When the image is seen.")] = "first",
+    negative_prompt: Negative = "",
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
@@ -91,7 +97,7 @@ def animate(
     """Make a video that begins with an image, ends in it or passes by it."""
     from kinema.generate import animate_command
 
-    making = _making(model, out, steps, step_cache, seed, settings, device)
+    making = _making(model, out, steps, step_cache, seed, settings, device, negative_prompt)
     _tell(animate_command(making, image, prompt, frames=frames, frame_rate=frame_rate, at=at))
 
 
@@ -105,6 +111,7 @@ def extend(
     both: Annotated[bool, typer.Option("--both", help="Before and after it.")] = False,
     context: Context = 2,
     candidates: Candidates = 1,
+    negative_prompt: Negative = "",
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
@@ -116,7 +123,7 @@ def extend(
     from kinema.task_commands import extend_command
 
     sides = {"before": backward or both, "after": forward or both or not backward}
-    making = _making(model, out, steps, step_cache, seed, settings, device)
+    making = _making(model, out, steps, step_cache, seed, settings, device, negative_prompt)
     _tell([extend_command(making, video, prompt, frames=frames, context=context, candidates=candidates, **sides)])
 
 
@@ -127,6 +134,7 @@ def loop(
     frames: Annotated[int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride.")] = 8,
     context: Context = 2,
     candidates: Candidates = 1,
+    negative_prompt: Negative = "",
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
@@ -137,7 +145,7 @@ def loop(
     """Lead a video's end back to its beginning, so that it can be shown without end."""
     from kinema.task_commands import loop_command
 
-    making = _making(model, out, steps, step_cache, seed, settings, device)
+    making = _making(model, out, steps, step_cache, seed, settings, device, negative_prompt)
     _tell([loop_command(making, video, prompt, frames=frames, context=context, candidates=candidates)])
 
 
@@ -149,6 +157,7 @@ def connect(
     frames: Annotated[int, typer.Option(min=1, help="New frames; a multiple of the VAE's temporal stride.")] = 8,
     context: Context = 2,
     candidates: Candidates = 1,
+    negative_prompt: Negative = "",
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
@@ -159,7 +168,7 @@ def connect(
     """Lead from one video to another."""
     from kinema.task_commands import connect_command
 
-    making = _making(model, out, steps, step_cache, seed, settings, device)
+    making = _making(model, out, steps, step_cache, seed, settings, device, negative_prompt)
     _tell([connect_command(making, first, second, prompt, frames=frames, context=context, candidates=candidates)])
 
 
@@ -171,6 +180,7 @@ def edit(
     mask: Annotated[str | None, typer.Option(metavar="IMAGE", help="White where the video is to change.")] = None,
     height: Annotated[int | None, typer.Option(min=1, help="Paint beyond the frame, to so many rows.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Paint beyond the frame, to so many columns.")] = None,
+    negative_prompt: Negative = "",
     steps: Steps = None,
     step_cache: StepCache = 0,
     settings: Set = None,
@@ -181,7 +191,7 @@ def edit(
     """Change a video or an image towards a prompt: all of it, a region, or beyond its frame (with --strength 1)."""
     from kinema.task_commands import edit_command
 
-    making = _making(model, out, steps, step_cache, seed, settings, device)
+    making = _making(model, out, steps, step_cache, seed, settings, device, negative_prompt)
     _tell([edit_command(making, video, prompt, strength=strength, mask=mask, height=height, width=width)])
 
 
@@ -207,8 +217,8 @@ def _making(*values: Any) -> Any:
     """`kinema.making.Making` of its attributes, imported when a command runs; None of settings means none."""
     from kinema.making import Making
 
-    *others, settings, device = values
-    return Making(*others, settings or (), device)
+    *others, settings, device, negative_prompt = values
+    return Making(*others, settings or (), device, negative_prompt)
 
 
 def _tell(written: Iterable[Any]) -> None:

@@ -155,7 +155,8 @@ def loop(
 ) -> Clip:
     """The clip and `frames` new frames that lead from its last frame back to its first, to be shown without end.
 
-    Of so many candidates the most even one is kept.
+    Time goes round in a circle, which is cut open within the given clip: its last frames come first, the new ones
+    then and its first frames last, and both of its ends are kept. Of so many candidates the most even one is kept.
 
     Raises:
         ValueError: as `connect`.

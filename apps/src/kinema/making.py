@@ -30,6 +30,7 @@ class Making:
         seed: of the noise.
         settings: over those of the model's folder, such as "dit.attention=window".
         device: where to compute; None: `best_device`.
+        negative_prompt: what guidance leads away from.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Making:
     seed: int = 0
     settings: Sequence[str] = ()
     device: str | None = None
+    negative_prompt: str = ""
 
     def pipeline(self) -> Pipeline:
         """The model. UserError: a step cache below 0, or no such device."""
@@ -48,10 +50,9 @@ class Making:
             device = None if self.device is None else torch.device(self.device)
         except RuntimeError:
             raise UserError(f"there is no device {self.device!r}; devices are cpu, cuda, cuda:1, ...") from None
-        changes = {} if self.steps is None else {"num_steps": self.steps}
-        return Pipeline.load(
-            self.model, device=device, settings=self.settings, step_cache=self.step_cache, **changes
-        )  # fmt: skip
+        changes: dict[str, Any] = {} if self.steps is None else {"num_steps": self.steps}
+        changes |= {"step_cache": self.step_cache, "negative_prompt": clipped(self.negative_prompt)}
+        return Pipeline.load(self.model, device=device, settings=self.settings, **changes)
 
     def write(self, pipeline: Pipeline, clip: Clip, **facts: Any) -> Path:
         """Write a clip; the file says these facts and how it was made."""
@@ -73,6 +74,7 @@ class Making:
             "sampler": repr(pipeline.sampler),
             "guidance": repr(pipeline.guidance),
             "steps": pipeline.num_steps,
+            "negative_prompt": pipeline.negative_prompt,
             "step_cache": pipeline.step_cache,
             "settings": list(self.settings),
             "model": Path(self.model).name,

@@ -79,6 +79,7 @@ class Pipeline:
     Attributes:
         vae, text, dit, law: the model; `text` holds the encoders in the order of their streams.
         sampler, guidance, num_steps: how `generate` samples.
+        negative_prompt: what guidance leads away from; "" is what a model makes without a prompt.
         frame_rate: of videos whose request names none.
         step_cache: threshold of a `kinema_sampling.StepCache` around the transformer; 0: every step computes it.
         hash: of the model folder, "" for a model that was never saved.
@@ -92,6 +93,7 @@ class Pipeline:
     sampler: Sampler
     guidance: Guidance
     num_steps: int = 20
+    negative_prompt: str = ""
     frame_rate: float = 8.0
     step_cache: float = 0.0
     hash: str = ""
@@ -107,7 +109,7 @@ class Pipeline:
             folder: as `kinema train dit` wrote it.
             device: where to compute; None: `best_device`.
             settings: over those of the folder, as of `load_model`.
-            changes: `sampler`, `guidance`, `num_steps` in place of the folder's, `step_cache`.
+            changes: `sampler`, `guidance`, `num_steps` in place of the folder's, `negative_prompt`, `step_cache`.
 
         Raises:
             ConfigError: no model folder, or a component of it is missing.
@@ -188,7 +190,7 @@ class Pipeline:
         keep, cells, seen = self._keep(requests, x), self._cells(requests), self._seen(requests)
         branches = {
             "cond": self.conditioning([r.prompt for r in requests], cells, seen),
-            "uncond": self.conditioning([""] * len(requests), cells, seen),
+            "uncond": self.conditioning([self.negative_prompt] * len(requests), cells, seen),
         }
         guide = self.guidance.start(x, self.law)
         cache = StepCache(self.dit, self.step_cache) if self.step_cache else None

@@ -28,8 +28,8 @@ def reproduce_command(file: str, model: str, *, out: str) -> tuple[Path, int]:
         raise UserError(f"{file} does not say how it was made: {', '.join(missing)} not in its metadata")
     if "task" in facts:
         raise UserError(f"{file} was made by `kinema {facts['task']}` from {facts['source']}: run that command again")
-    cache, settings = facts.get("step_cache", 0.0), facts.get("settings", ())
-    making = Making(model, out, facts["steps"], cache, facts["seed"], settings)
+    since = {"step_cache": 0.0, "settings": (), "negative_prompt": ""}  # what older files do not say
+    making = Making(model, out, facts["steps"], seed=facts["seed"], **{k: facts.get(k, v) for k, v in since.items()})
     pipeline = making.pipeline()
     if pipeline.hash != facts["model_hash"]:
         raise UserError(f"{file} was made by model {facts['model_hash'][:12]}, {model} is {pipeline.hash[:12]}")
