@@ -44,6 +44,7 @@ class EvaluationSettings:
         rows: which rows to score.
         by_size: score the generated clips of each size (frames x height x width) apart, too.
         sampler, guidance, num_steps: instead of the model's own.
+        negative_prompt: what guidance leads away from.
         processes: share the generation.
     """
 
@@ -59,6 +60,7 @@ class EvaluationSettings:
     sampler: dict[str, Any] | None = component("sampler")
     guidance: dict[str, Any] | None = component("guidance")
     num_steps: int | None = None
+    negative_prompt: str = ""
     processes: int = 1
     out: str = "evaluation"
     run: RunSettings = field(default_factory=RunSettings)
@@ -143,6 +145,7 @@ def _changes(config: EvaluationSettings) -> dict[str, Any]:
         "sampler": config.sampler and build(samplers, config.sampler),
         "guidance": config.guidance and build(guidances, config.guidance),
         "num_steps": config.num_steps,
+        "negative_prompt": config.negative_prompt,
     }
     return {key: value for key, value in changes.items() if value is not None}
 
