@@ -111,8 +111,8 @@ def extended(
     steps = slice(SOURCE - 1, None) if forward else slice(0, NEW)  # moves into or out of new frames
     at = SOURCE if forward else NEW
     sides = {"after": NEW} if forward else {"before": NEW}
-    # All given frames but the one that is made anew; latents at a clip's end have no first frame of their own.
-    context = (SOURCE - 1 - forward) // pipeline.vae.stride[0] + forward
+    # All given frames that are whole latents; those at a clip's end have no first frame of their own.
+    context = (SOURCE - forward) // pipeline.vae.stride[0] + forward
 
     def longer(clip: Clip, seed: int = 0) -> Clip:
         part = replace(clip, video=clip.video[:, given])
@@ -270,13 +270,17 @@ def edited(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tu
 def edit_one(
     pipeline: Pipeline, clip: Clip, kind: str, values: Sequence[str], strength: float, number: int
 ) -> Clip:  # fmt: skip
-    """The clip with another value of one attribute; which one goes by its number."""
+    """The clip with another value of one attribute; which one goes by its number.
+
+    A style is little of what is seen: guidance leads away from the clip's own caption, which differs in nothing else.
+    """
     old = clip.meta[kind]
     new = values[(values.index(old) + 1 + number % (len(values) - 1)) % len(values)]
     words = STYLE_WORDS[old] if kind == "style" else (old,)
     said = next(word for word in sorted(words, key=len, reverse=True) if word in captioned(clip))
     prompt = re.sub(rf"\b{said}\b", STYLE_WORDS[new][0] if kind == "style" else new, captioned(clip))
-    changed = edit(pipeline, clip, prompt, strength=strength)
+    away = replace(pipeline, negative_prompt=captioned(clip)) if kind == "style" else pipeline
+    changed = edit(away, clip, prompt, strength=strength)
     return replace(changed, captions={"prompt": f"{strength}: {prompt}"}, meta={**clip.meta, kind: new})
 
 

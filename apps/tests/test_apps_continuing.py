@@ -9,6 +9,7 @@ from kinema_core import Clip
 from kinema.continuing import connect, extend, loop, matched
 from kinema.editing import edit, framed
 from kinema.pipeline import Pipeline, Request, reconstruct
+from kinema.seams import mended
 from kinema.tasks import region_mask
 
 
@@ -42,14 +43,16 @@ def test_extended_by_exactly_as_many_frames_around_the_given_ones(pipeline, befo
 
 
 def test_the_context_is_what_the_video_ends_and_begins_with(pipeline, asked):
-    """It is 1 + st (c - 1) frames at the new clip's beginning, st c at its end; in extending without the last one."""
+    """It is 1 + st (c - 1) frames at the new clip's beginning, st c at its end."""
     one, other = clip(13), clip(17, seed=1)
     extend(pipeline, one, "", after=6, before=6, context=3)
-    connect(pipeline, one, other, "", frames=8)
-    before, after, between = asked
-    assert torch.equal(after.given, one.video[:, -10:-1]) and after.keep_frames == (0, 1, 2) and after.frames == 17
-    assert torch.equal(before.given[:, 9:], one.video[:, 1:]) and before.keep_frames == (3, 4, 5)
+    before, after = asked[:2]
+    assert torch.equal(after.given, one.video[:, -9:]) and after.keep_frames == (0, 1, 2) and after.frames == 17
+    assert torch.equal(before.given[:, 9:], one.video[:, :12]) and before.keep_frames == (3, 4, 5)
     assert before.given.shape[1] == before.frames == 21
+    asked.clear()
+    connect(pipeline, one, other, "", frames=8)
+    between = asked[0]
     assert torch.equal(between.given[:, :5], one.video[:, -5:])
     assert torch.equal(between.given[:, 13:], other.video[:, :8])
     assert between.keep_frames == (0, 1, 4, 5) and between.frames == 21
@@ -57,12 +60,39 @@ def test_the_context_is_what_the_video_ends_and_begins_with(pipeline, asked):
     assert torch.equal(between.given[:, 5:13], other.video[:, :1].expand(-1, 8, -1, -1))
 
 
+def test_seams_are_drawn_over_half_a_latent_further_on(pipeline, asked, monkeypatch):
+    """Given and new frames then share a latent. Without noise they are only coded once more, and mended."""
+    monkeypatch.setattr("kinema.continuing.OVER", 0.0)
+    one, other = clip(13), clip(17, seed=1)
+    extend(pipeline, one, "", after=6, before=6, context=3)
+    before, after = asked[2:]
+    # Of 13 frames 2 are drawn over: 11 hold a context of 1 + 4 + 4 at the beginning, of 4 + 4 at the end.
+    assert torch.equal(after.given[:, :11], one.video[:, -11:]) and after.keep_frames == (0, 1, 2)
+    assert after.given.shape[1] == after.frames == 17
+    assert torch.equal(before.given[:, -10:], one.video[:, :10]) and before.keep_frames == (3, 4)
+    assert before.given.shape[1] == before.frames == 17
+    asked.clear()
+    made = connect(pipeline, one, other, "", frames=8).video[:, 13:21]
+    between = asked[1]
+    assert torch.equal(between.given[:, :7], one.video[:, -7:]) and between.keep_frames == (0, 1, 5, 6)
+    assert torch.equal(between.given[:, 15:], other.video[:, :10]) and between.frames == 25
+    coded = reconstruct(pipeline.vae, replace(one, video=between.given)).video
+    new = mended(coded[:, 7:15], one.video[:, -1:], coded[:, 6:7])
+    new = mended(new.flip(1), other.video[:, :1], coded[:, 15:16]).flip(1)
+    torch.testing.assert_close(made, new, rtol=0, atol=1e-5)
+    monkeypatch.undo()
+    assert (connect(pipeline, one, other, "", frames=8).video[:, 13:21] - made).abs().mean() > 0.01
+
+
 def test_a_video_as_long_as_the_context_is_all_of_it(pipeline, asked):
     for frames, sides in ((5, {"after": 4}), (8, {"before": 5})):
         given = clip(frames)
         made = extend(pipeline, given, "", **sides)
         assert made.video.shape[1] == frames + sum(sides.values())
-        assert torch.equal(asked[-1].given[:, -frames:], given.video)
+        assert torch.equal(asked[-2].given[:, -frames:], given.video)
+    asked.clear()
+    extend(pipeline, clip(2), "", after=4, context=1)
+    assert len(asked) == 1, "with nothing left beside the frames that are drawn over they are not"
 
 
 def test_loops_and_connections_keep_both_ends(pipeline):

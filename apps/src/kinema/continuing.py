@@ -2,9 +2,9 @@
 
 A causal VAE codes the first frame of a clip alone and then st frames a latent, each from its own and earlier frames.
 So given frames are placed where they stand in the new clip, at whole latents, and encoded there: the end of a video is
-never cut out of its latents. From one latent to the next a VAE jumps more than within one. So in extending the
-given frame beside the new ones is made anew with them where it can be: they meet within a latent, and what was made of
-the given frame gives way to the frame itself.
+never cut out of its latents. From one latent to the next a VAE jumps more than within one. So new frames are made
+twice: first behind or in front of all that is given, then drawn over a little (SDEdit), half a latent further on, so
+that given and new frames meet within a latent.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from kinema_core import Clip
+from kinema_sampling import SDEditSampler
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -21,15 +22,21 @@ from kinema.seams import mended
 
 #: Latent frames of the given video that the new frames are generated with: two tell its velocity.
 CONTEXT = 2
+#: Of the noise with which new frames are drawn over: more moves what was made, less leaves the seam.
+OVER = 0.3
 
 
 @dataclass(frozen=True)
 class _Gap:
-    """A clip to generate, which of its frames are new, and the videos that those come between."""
+    """A clip to generate, which of its frames are new, and the videos that those come between.
+
+    `room` is what its latents hold between kept ones, without frames that are not kept; `new` of that is asked for.
+    """
 
     given: Tensor
     keep_frames: tuple[int, ...]
     frames: int
+    room: slice
     new: slice
     before: Tensor
     after: Tensor
@@ -62,11 +69,10 @@ def extend(
     """
     if min(after, before) < 0 or after + before == 0:
         raise ValueError(f"{before} frames before and {after} after; ask for at least one")
-    st, video = pipeline.vae.stride[0], clip.video
-    gaps = ([_before(video, before, context, st)] if before else []) + (
-        [_after(video, after, context, st)] if after else []
-    )
-    made = _checked(pipeline, gaps, clip, prompt, candidates, seed)
+    video = clip.video
+    nothing = video[:, :0]
+    sides = ([(nothing, video, before)] if before else []) + ([(video, nothing, after)] if after else [])
+    made = _made(pipeline, sides, clip, prompt, context, candidates, seed)
     parts = [*made[: bool(before)], video, *made[bool(before) :]]
     return replace(clip, video=torch.cat(parts, dim=1), captions={"prompt": prompt})
 
@@ -106,8 +112,7 @@ def _windows(pipeline: Pipeline, request: Request, window: int, context: int, se
     yield clip.video[:, : request.frames]
     made = window
     while made < request.frames:
-        # No more than the context: none of what was made is made again.
-        gap = _after(clip.video[:, -head:], window - head, context, pipeline.vae.stride[0])
+        gap = _gap(clip.video, clip.video[:, :0], window - head, context, pipeline.vae.stride[0])
         part = replace(clip, id=f"{request.id}/{made}")
         (new,) = _generated(pipeline, [gap], part, request.prompt, 1, seed)
         yield new[:, : request.frames - made]
@@ -137,8 +142,7 @@ def connect(
     if first.video.shape[2:] != second.video.shape[2:]:
         sizes = " and ".join(f"{c.video.shape[2]} x {c.video.shape[3]}" for c in (first, second))
         raise ValueError(f"the clips to connect have {sizes} pixels; `matched` makes them equal")
-    gap = _between(first.video, second.video, frames, context, pipeline.vae.stride[0])
-    (made,) = _checked(pipeline, [gap], first, prompt, candidates, seed)
+    (made,) = _made(pipeline, [(first.video, second.video, frames)], first, prompt, context, candidates, seed)
     video = torch.cat([first.video, made, second.video], dim=1)
     return replace(first, video=video, captions={"prompt": prompt})
 
@@ -178,36 +182,70 @@ def matched(clip: Clip, like: Clip) -> Clip:
     return replace(clip, video=video, frame_rate=like.frame_rate)
 
 
-def _after(video: Tensor, count: int, context: int, st: int) -> _Gap:
-    """New frames behind a video, whose last is made again with them if it is longer than the context."""
-    again = video.shape[1] > 1 + st * (context - 1)
-    head = _last(video[:, : -1 if again else None], context, st)
-    new = st * -(-(again + count) // st)  # what is no whole latent is cut off
-    start = head.shape[1] + again
-    return _Gap(head, tuple(range(context)), head.shape[1] + new, slice(start, start + count), video, video[:, :0])
+def _made(
+    pipeline: Pipeline,
+    sides: Sequence[tuple[Tensor, Tensor, int]],
+    clip: Clip,
+    prompt: str,
+    context: int,
+    candidates: int,
+    seed: int,
+) -> list[Tensor]:
+    """So many new frames between each two videos, of which one may have no frames: made, and drawn over."""
+    if candidates < 1:
+        raise ValueError(f"{candidates} candidates; ask for at least one")
+    st, (height, width) = pipeline.vae.stride[0], clip.video.shape[2:]
+    over = [_gap_over(*side, context, st) for side in sides]
+    # What is drawn over has other latents, which may hold more frames.
+    counts = [gap.room.stop - gap.room.start if gap else count for gap, (_, _, count) in zip(over, sides, strict=True)]
+    gaps = [_gap(first, second, count, context, st) for (first, second, _), count in zip(sides, counts, strict=True)]
+    pipeline.check([Request("", gap.frames, height, width) for gap in (*gaps, *over) if gap])
+    made = _generated(pipeline, gaps, clip, prompt, candidates, seed)
+    drawing = replace(pipeline, sampler=SDEditSampler(base=pipeline.sampler, strength=OVER))
+    named = replace(clip, id=f"{clip.id}/over")
+    for i, gap in enumerate(over):
+        if gap:
+            given = torch.cat([gap.given[:, : gap.room.start], made[i], gap.given[:, gap.room.stop :]], dim=1)
+            (made[i],) = _generated(drawing, [replace(gap, given=given)], named, prompt, 1, seed)
+    return made
 
 
-def _before(video: Tensor, count: int, context: int, st: int) -> _Gap:
-    """New frames in front of a video, whose first is made again with them if it is longer than the context."""
-    again = video.shape[1] > st * context
-    tail = _first(video[:, int(again) :], context, st)
-    new = 1 + st * -(-(count + again - 1) // st)
-    latents, stop = 1 + (new - 1) // st, new - again
-    kept = tuple(range(latents, latents + context))
-    return _Gap(_still(tail, new), kept, new + tail.shape[1], slice(stop - count, stop), video[:, :0], video)
+def _gap(first: Tensor, second: Tensor, count: int, context: int, st: int, over: int = 0) -> _Gap:
+    """So many new frames behind one video and in front of another, one of which may have no frames.
 
-
-def _between(first: Tensor, second: Tensor, count: int, context: int, st: int) -> _Gap:
-    if count < 1 or count % st:
+    Of each, `over` frames beside the new ones are not kept.
+    """
+    behind, ahead = (over if video.shape[1] else 0 for video in (first, second))
+    head = _last(first[:, : first.shape[1] - behind], context, st) if first.shape[1] else first
+    tail = _first(second[:, ahead:], context, st) if second.shape[1] else second
+    middle = behind + count + ahead
+    if head.shape[1] and tail.shape[1] and (middle < 1 or middle % st):
         below = max(st, count - count % st)
         raise ValueError(
             f"{count} frames do not fit between two clips at a stride of {st}: use {below} or {below + st}"
         )
-    head, tail = _last(first, context, st), _first(second, context, st)
-    start, latents = head.shape[1], context + count // st
-    given = torch.cat([head, _still(tail, count)], dim=1)
-    kept = (*range(context), *range(latents, latents + context))
-    return _Gap(given, kept, given.shape[1], slice(start, start + count), first, second)
+    alone = int(not head.shape[1])  # the first latent has one frame
+    whole = alone + st * -(-(middle - alone) // st)
+    room = slice(head.shape[1] + behind, head.shape[1] + whole - ahead)
+    # What is no whole latent is cut off where nothing is given.
+    new = slice(room.stop - count, room.stop) if alone else slice(room.start, room.start + count)
+    filling = tail[:, :1].expand(-1, room.stop - room.start, -1, -1) if tail.shape[1] else tail
+    given = torch.cat([head, first[:, first.shape[1] - behind :], filling, second[:, :ahead], tail], dim=1)
+    frames = head.shape[1] + whole + tail.shape[1]
+    latents = 1 + (frames - 1) // st
+    kept = (*range(context if head.shape[1] else 0), *range(latents - (context if tail.shape[1] else 0), latents))
+    return _Gap(given, kept, frames, room, new, first, second)
+
+
+def _gap_over(first: Tensor, second: Tensor, count: int, context: int, st: int) -> _Gap | None:
+    """The same half a latent further on, with as much of the context as is left; None where nothing is left."""
+    over = st // 2
+    left = 1 + (first.shape[1] - over - 1) // st if first.shape[1] else context
+    right = (second.shape[1] - over) // st if second.shape[1] else context
+    context = min(context, left, right)
+    if st % 2 or context < 1:
+        return None
+    return _gap(first, second, count, context, st, over)
 
 
 def _last(video: Tensor, context: int, st: int) -> Tensor:
@@ -227,21 +265,6 @@ def _enough(video: Tensor, needed: int, context: int) -> Tensor:
             "give a longer video or a smaller context, from 1 on"
         )
     return video
-
-
-def _still(tail: Tensor, count: int) -> Tensor:
-    """The tail after so many copies of its first frame, as if the video had been still until then."""
-    return torch.cat([tail[:, :1].expand(-1, count, -1, -1), tail], dim=1)
-
-
-def _checked(
-    pipeline: Pipeline, gaps: Sequence[_Gap], clip: Clip, prompt: str, candidates: int, seed: int
-) -> list[Tensor]:
-    """`_generated`, once the gaps are found to fit in memory."""
-    if candidates < 1:
-        raise ValueError(f"{candidates} candidates; ask for at least one")
-    pipeline.check([Request("", gap.frames, *clip.video.shape[2:]) for gap in gaps])
-    return _generated(pipeline, gaps, clip, prompt, candidates, seed)
 
 
 def _generated(
