@@ -6,7 +6,7 @@ from kinema_core import Clip
 
 from kinema.choosing import most_even, unevenness
 from kinema.continuing import connect, extend, loop
-from kinema.pipeline import Pipeline
+from kinema.pipeline import Pipeline, Request
 
 
 def ramp(values: list[float]) -> torch.Tensor:
@@ -41,25 +41,27 @@ def test_unevenness_is_the_largest_change_or_how_slow_the_rest_is():
 def test_the_most_even_of_the_candidates_is_kept_and_the_first_is_what_one_makes(pipeline, monkeypatch, task):
     videos = torch.rand(2, 3, 9, 16, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
     one, other = (Clip(f"c{i}", video, 8.0) for i, video in enumerate(videos))
-    asked: list[str] = []
-    compared: list[list[torch.Tensor]] = []
+    asked: list[Request] = []
+    compared: list[tuple[list[torch.Tensor], torch.Tensor]] = []
     generate = Pipeline.generate
-    monkeypatch.setattr(
-        Pipeline, "generate", lambda self, r, **k: asked.extend(x.id for x in r) or generate(self, r, **k)
-    )
+    monkeypatch.setattr(Pipeline, "generate", lambda self, r, **k: asked.extend(r) or generate(self, r, **k))
 
     def watched(candidates, before, after):
-        compared.append(list(candidates))
-        return most_even(candidates, before, after)
+        compared.append((list(candidates), most_even(candidates, before, after)))
+        return compared[-1][1]
 
     monkeypatch.setattr("kinema.continuing.most_even", watched)
     task(pipeline, one, other)
-    alone, count = [made for (made,) in compared], len(compared)
-    made = task(pipeline, one, other, candidates=3)
-    assert len(set(asked[count:])) == 3 * count, "each has noise of its own"
-    for first, candidates in zip(alone, compared[count:], strict=True):
+    sides = len(asked) // 2  # each is made, and drawn over
+    alone = [chosen for _, chosen in compared[:sides]]
+    asked.clear()
+    compared.clear()
+    task(pipeline, one, other, candidates=3)
+    assert len({request.id for request in asked}) == len(asked) == 4 * sides, "each has noise of its own"
+    for first, (candidates, chosen), over in zip(alone, compared[:sides], asked[3 * sides :], strict=True):
         torch.testing.assert_close(candidates[0], first, atol=1e-4, rtol=0)
-        kept = [c for c in candidates if any(torch.equal(c, made.video[:, i : i + c.shape[1]]) for i in range(20))]
-        assert len(kept) == 1
+        pieces = over.given.unfold(1, chosen.shape[1], 1).unbind(1)
+        kept = [c for c in candidates if any(torch.equal(c, piece.movedim(-1, 1)) for piece in pieces)]
+        assert len(kept) == 1 and torch.equal(kept[0], chosen)
     with pytest.raises(ValueError, match="0 candidates; ask for at least one"):
         task(pipeline, one, other, candidates=0)

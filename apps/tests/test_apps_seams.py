@@ -45,8 +45,8 @@ def test_new_frames_are_mended_from_the_given_frame_on_their_side(pipeline, monk
 
     monkeypatch.setattr(Pipeline, "generate", watched)
     longer = extend(pipeline, Clip("c", video, 8.0), "", after=6, before=6).video
-    before, after = asked  # of both 6 frames stay; beside them is the given one, made anew
-    torch.testing.assert_close(longer[:, 15:], mended(after[:, 6:12], video[:, -1:], after[:, 5:6]))
-    back = mended(before[:, 2:8].flip(1), video[:, :1], before[:, 8:9]).flip(1)
+    before, after = asked[2:]  # drawn over; of both 6 frames stay, beside them is the given one
+    torch.testing.assert_close(longer[:, 15:], mended(after[:, 7:13], video[:, -1:], after[:, 6:7]))
+    back = mended(before[:, 1:7].flip(1), video[:, :1], before[:, 7:8]).flip(1)
     torch.testing.assert_close(longer[:, :6], back)
-    assert not torch.equal(longer[:, 14 + 1], after[:, 6])
+    assert not torch.equal(longer[:, 15], after[:, 7])

@@ -203,11 +203,13 @@ def _made(
     made = _generated(pipeline, gaps, clip, prompt, candidates, seed)
     drawing = replace(pipeline, sampler=SDEditSampler(base=pipeline.sampler, strength=OVER))
     named = replace(clip, id=f"{clip.id}/over")
+    second: dict[int, _Gap] = {}
     for i, gap in enumerate(over):
         if gap:
-            given = torch.cat([gap.given[:, : gap.room.start], made[i], gap.given[:, gap.room.stop :]], dim=1)
-            (made[i],) = _generated(drawing, [replace(gap, given=given)], named, prompt, 1, seed)
-    return made
+            given = [gap.given[:, : gap.room.start], made[i], gap.given[:, gap.room.stop :]]
+            second[i] = replace(gap, given=torch.cat(given, dim=1))
+    drawn = dict(zip(second, _generated(drawing, list(second.values()), named, prompt, 1, seed), strict=True))
+    return [drawn.get(i, new) for i, new in enumerate(made)]
 
 
 def _gap(first: Tensor, second: Tensor, count: int, context: int, st: int, over: int = 0) -> _Gap:
