@@ -2,7 +2,7 @@ import pytest
 import torch
 from kinema_core import diffusions, dits, guidances, samplers, text_encoders, vaes
 
-from kinema.pipeline import Pipeline
+from kinema.pipeline import Pipeline, Request
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +19,12 @@ def pipeline() -> Pipeline:
     law, sampler = diffusions.build({"name": "flow"}), samplers.build({"name": "euler"})
     guidance = guidances.build({"name": "cfg", "scale": 2.0})
     return Pipeline(vae.eval(), (text,), dit.eval(), law, sampler, guidance, num_steps=2)
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[Request]:
+    """What the pipeline is asked to generate."""
+    requests: list[Request] = []
+    generate = Pipeline.generate
+    monkeypatch.setattr(Pipeline, "generate", lambda self, r, **k: requests.extend(r) or generate(self, r, **k))
+    return requests

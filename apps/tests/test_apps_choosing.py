@@ -6,7 +6,6 @@ from kinema_core import Clip
 
 from kinema.choosing import most_even, unevenness
 from kinema.continuing import connect, extend, loop
-from kinema.pipeline import Pipeline, Request
 
 
 def ramp(values: list[float]) -> torch.Tensor:
@@ -38,13 +37,10 @@ def test_unevenness_is_the_largest_change_or_how_slow_the_rest_is():
         lambda p, a, b, **k: connect(p, a, b, "", frames=8, **k),
     ],
 )
-def test_the_most_even_of_the_candidates_is_kept_and_the_first_is_what_one_makes(pipeline, monkeypatch, task):
+def test_the_most_even_of_the_candidates_is_kept_and_the_first_is_what_one_makes(pipeline, asked, monkeypatch, task):
     videos = torch.rand(2, 3, 9, 16, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
     one, other = (Clip(f"c{i}", video, 8.0) for i, video in enumerate(videos))
-    asked: list[Request] = []
     compared: list[tuple[list[torch.Tensor], torch.Tensor]] = []
-    generate = Pipeline.generate
-    monkeypatch.setattr(Pipeline, "generate", lambda self, r, **k: asked.extend(r) or generate(self, r, **k))
 
     def watched(candidates, before, after):
         compared.append((list(candidates), most_even(candidates, before, after)))

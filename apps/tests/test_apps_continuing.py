@@ -8,7 +8,7 @@ from kinema_core import Clip
 
 from kinema.continuing import connect, extend, loop, matched
 from kinema.editing import edit, framed
-from kinema.pipeline import Pipeline, Request, reconstruct
+from kinema.pipeline import reconstruct
 from kinema.seams import mended
 from kinema.tasks import region_mask
 
@@ -16,15 +16,6 @@ from kinema.tasks import region_mask
 def clip(frames: int = 9, seed: int = 0, size: tuple[int, int] = (16, 20)) -> Clip:
     video = torch.rand(3, frames, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     return Clip(f"clip{seed}", video, 8.0)
-
-
-@pytest.fixture
-def asked(monkeypatch) -> list[Request]:
-    """What the pipeline is asked to generate."""
-    requests: list[Request] = []
-    generate = Pipeline.generate
-    monkeypatch.setattr(Pipeline, "generate", lambda self, r, **k: requests.extend(r) or generate(self, r, **k))
-    return requests
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 4), (0, 3), (4, 0), (5, 0), (1, 0), (6, 7)])

@@ -30,7 +30,7 @@ OVER = 0.3
 class _Gap:
     """A clip to generate, which of its frames are new, and the videos that those come between.
 
-    `room` is what its latents hold between kept ones, without frames that are not kept; `new` of that is asked for.
+    Its latents may hold more new frames, `room`, than the `new` ones that are asked for.
     """
 
     given: Tensor
@@ -60,7 +60,7 @@ def extend(
         clip: its frames stay as they are.
         prompt: what happens in the new frames.
         after, before: numbers of frames, any.
-        context: latent frames of the clip that the new frames go on from.
+        context: latent frames of the clip that the new frames go on from; drawn over, as many of them as are left.
         candidates: how many are made, each of noise of its own; the most even one is kept (`kinema.choosing`).
         seed: of the noise.
 
@@ -203,13 +203,15 @@ def _made(
     made = _generated(pipeline, gaps, clip, prompt, candidates, seed)
     drawing = replace(pipeline, sampler=SDEditSampler(base=pipeline.sampler, strength=OVER))
     named = replace(clip, id=f"{clip.id}/over")
-    second: dict[int, _Gap] = {}
-    for i, gap in enumerate(over):
-        if gap:
-            given = [gap.given[:, : gap.room.start], made[i], gap.given[:, gap.room.stop :]]
-            second[i] = replace(gap, given=torch.cat(given, dim=1))
-    drawn = dict(zip(second, _generated(drawing, list(second.values()), named, prompt, 1, seed), strict=True))
+    filled = {i: _filled(gap, made[i]) for i, gap in enumerate(over) if gap}
+    drawn = dict(zip(filled, _generated(drawing, list(filled.values()), named, prompt, 1, seed), strict=True))
     return [drawn.get(i, new) for i, new in enumerate(made)]
+
+
+def _filled(gap: _Gap, new: Tensor) -> _Gap:
+    """The gap with frames given in all its room."""
+    parts = [gap.given[:, : gap.room.start], new, gap.given[:, gap.room.stop :]]
+    return replace(gap, given=torch.cat(parts, dim=1))
 
 
 def _gap(first: Tensor, second: Tensor, count: int, context: int, st: int, over: int = 0) -> _Gap:
@@ -235,7 +237,8 @@ def _gap(first: Tensor, second: Tensor, count: int, context: int, st: int, over:
     given = torch.cat([head, first[:, first.shape[1] - behind :], filling, second[:, :ahead], tail], dim=1)
     frames = head.shape[1] + whole + tail.shape[1]
     latents = 1 + (frames - 1) // st
-    kept = (*range(context if head.shape[1] else 0), *range(latents - (context if tail.shape[1] else 0), latents))
+    begin, end = (context if part.shape[1] else 0 for part in (head, tail))
+    kept = (*range(begin), *range(latents - end, latents))
     return _Gap(given, kept, frames, room, new, first, second)
 
 
