@@ -196,11 +196,17 @@ def test_styles_are_drawn_as_the_laws_say(shape):
     assert inside.mean() == pytest.approx((1 + laws.gap) / 2, abs=0.06)
     shifted = styled_coverage("textured", WORLD, shape, place[0] + 3, *place[1:])
     assert (shifted[3:, 3:] - drawn["textured"][:-3, :-3]).abs().max() < 1e-5, "fixed to the object"
-    # Blocks are constant and keep the area; at the frame's end they are cut.
-    blocks = drawn["pixelated"]
-    assert blocks.sum() == pytest.approx(flat.sum().item(), rel=1e-4)
-    assert torch.equal(blocks[:30, :36].unflatten(0, (10, 3)).unflatten(2, (12, 3)).amax((1, 3)), blocks[:30:3, ::3])
-    assert blocks.shape == flat.shape
+    # Blocks keep the area and move with the object; in line with the pixels they are constant: means of the flat.
+    assert drawn["pixelated"].sum() == pytest.approx(flat.sum().item(), rel=5e-3)
+    moved = styled_coverage("pixelated", WORLD, shape, place[0] + 2, *place[1:])
+    assert (moved[2:, 2:] - drawn["pixelated"][:-2, :-2]).abs().max() < 1e-5
+    whole = torch.tensor([16.0, 16.0]), *place[1:]
+    means = coverage(shape, *whole)[:30].unflatten(0, (10, 3)).unflatten(2, (12, 3)).mean((1, 3))
+    blocks = styled_coverage("pixelated", WORLD, shape, *whole)[:30].unflatten(0, (10, 3)).unflatten(2, (12, 3))
+    assert (blocks - means[:, None, :, None]).abs().max() < 1e-5
+    # Half a pixel on, a pixel between two blocks shows half of each.
+    half = styled_coverage("pixelated", WORLD, shape, whole[0] + torch.tensor([0.5, 0.0]), *whole[1:])[:30, 15]
+    assert (half - means[:, 4:6].mean(1).repeat_interleave(3)).abs().max() < 1e-5
 
 
 def test_a_world_with_styles_says_so_and_a_flat_one_is_as_before():

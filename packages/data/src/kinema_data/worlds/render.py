@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import torch
 from kinema_core import Clip
 from torch import Tensor
-from torch.nn.functional import pad
 
 from kinema_data.worlds.scenes import Scene
 from kinema_data.worlds.tracks import Point
-from kinema_data.worlds.world import BACKGROUNDS, COLOURS, SHAPES, EventLaws, World
+from kinema_data.worlds.world import BACKGROUNDS, COLOURS, SHAPES, EventLaws, World, extents
 
 
 def render(scenes: Sequence[Scene]) -> list[Clip]:
@@ -122,11 +121,28 @@ def styled_coverage(
             torch.tensor(laws.gap), torch.tensor(1.0), (0.5 + period / 4 - from_stripe).clamp(0, 1)
         )
     if style == "pixelated":
-        side = laws.block * scale
-        rest = (0, -width % side, 0, -height % side)
-        blocks = pad(cover, rest).unflatten(-2, (-1, side)).unflatten(-1, (-1, side)).mean((-3, -1))
-        return blocks.repeat_interleave(side, -2).repeat_interleave(side, -1)[..., :height, :width]
+        return _in_blocks(shape, radius, x, y, laws.block * scale)
     return cover
+
+
+def _in_blocks(shape: str, radius: Tensor, x: Tensor, y: Tensor, side: int) -> Tensor:
+    """The mean `coverage` of blocks of `side` pixels, which move with the object.
+
+    Its centre is a third into a block: squares of no size have their edges along those of blocks, where a square in
+    blocks would be a flat one.
+
+    Args:
+        radius: (...).
+        x, y: the pixels' middles from the centre, (..., W) and (..., H).
+    """
+    reach = math.ceil(radius.max().item() * max(extents(shape)) / side)
+    starts = side * (torch.arange(-reach, reach + 1) - 1 / 3)
+    line = (starts[0] + torch.arange(side * len(starts)) + 0.5).expand(*radius.shape, -1)
+    cover = (0.5 - _distance(shape, line, line, radius[..., None])).clamp_(0, 1)
+    blocks = cover.unflatten(-2, (-1, side)).unflatten(-1, (-1, side)).mean((-3, -1))  # (..., rows, columns)
+    # How much of a pixel is in a row or column of blocks.
+    columns, rows = (((side + 1) / 2 - (at[..., None] - starts - side / 2).abs()).clamp(0, 1) for at in (x, y))
+    return (rows @ blocks @ columns.mT).clamp_(max=1)  # rounding
 
 
 def _offsets(centre: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,7 @@ class Laws:
     line: float = 1.6  # width of an outline
     stripe: float = 5.0  # from one stripe of a texture to the next
     gap: float = 0.6  # share of a pixel that the object covers between stripes
-    block: int = 3  # side of the blocks of a pixelated object
+    block: int = 3  # side of the blocks of a pixelated object, which move with it
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch.nn.functional import avg_pool2d
 
 Outline = Mapping[str, Any]
 
-
+#: No outline of radius 1 reaches farther from its centre.
+REACH = 1.6
 #: How the world draws a style: its name, and the lengths in pixels of the frame that it goes by.
 FLAT: Mapping[str, Any] = {"name": "flat"}
 
@@ -40,6 +41,8 @@ def template(outline: Outline, x: Tensor, y: Tensor, radius: Tensor, style: Mapp
     Returns:
         (..., H, W) in [0, 1].
     """
+    if style["name"] == "pixelated":
+        return _in_blocks(outline, x, y, radius, style["block"])
     x, y, radius = x[..., None, :], y[..., :, None], radius[..., None, None]
     distance = _signed(outline, x, y, radius)
     cover = (0.5 - distance).clamp(0, 1)
@@ -49,21 +52,19 @@ def template(outline: Outline, x: Tensor, y: Tensor, radius: Tensor, style: Mapp
         turn = ((x + y) / 2**0.5) / style["stripe"]  # stripes are around whole numbers
         stripe = (0.5 + style["stripe"] * (0.25 - (turn - turn.round()).abs())).clamp(0, 1)
         return cover * (style["gap"] + (1 - style["gap"]) * stripe)
-    if style["name"] == "pixelated":
-        return _in_blocks(cover, style["block"])
     return cover
 
 
-def _in_blocks(cover: Tensor, side: int) -> Tensor:
-    """Means over blocks from the frame's corner; those at its end reach beyond it, where nothing is."""
-    height, width = cover.shape[-2:]
-    flat = cover.flatten(0, -3)[:, None]
-    means = avg_pool2d(flat, side, ceil_mode=True, count_include_pad=False)
-    rows, columns = (torch.arange(n) // side for n in (height, width))
-    # The pool leaves out what is beyond the frame; the world counts it as empty.
-    shares = [torch.bincount(index).float() / side for index in (rows, columns)]
-    means = means * shares[0][:, None] * shares[1]
-    return means[:, 0][:, rows][:, :, columns].view(cover.shape)
+def _in_blocks(outline: Outline, x: Tensor, y: Tensor, radius: Tensor, side: int) -> Tensor:
+    """The means of a shape's cover in blocks around its centre, which is a third into one, spread over the pixels."""
+    count = math.ceil(REACH * radius.max().item() / side)
+    left = side * torch.arange(-count, count + 1) - side / 3
+    grid = torch.linspace(0.5, side * len(left) - 0.5, side * len(left)) + left[0]
+    cover = template(outline, grid.expand(*radius.shape, -1), grid.expand(*radius.shape, -1), radius)
+    means = avg_pool2d(cover.flatten(0, -3)[:, None], side).view(*radius.shape, len(left), len(left))
+    ends = ((at + 0.5)[..., None] - left for at in (x, y))  # of pixels, from where blocks begin
+    wide, high = (end.clamp(0, side) - (end - 1).clamp(0, side) for end in ends)
+    return high @ means @ wide.mT
 
 
 def _signed(outline: Outline, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
@@ -96,13 +97,9 @@ class Kind:
         if style["name"] == "flat":
             return
         self.radii = torch.linspace(0.5, largest, 96)
-        # In the middle of a frame, at nine places within a block: the grid of blocks is not the object's.
-        half = math.ceil(1.6 * largest) + 3
+        half = math.ceil(REACH * largest) + 3
         line = torch.arange(2 * half) + 0.5 - half
-        offsets = torch.linspace(0, style["block"], 4)[:-1]
-        x, y = torch.cartesian_prod(offsets, offsets).T[..., None, None]  # (9, 1, 1) each
-        covers = self.template(line - x, line - y, self.radii.expand(9, -1))
-        self.areas = covers.sum((-2, -1)).mean(0).cummax(0).values  # (96,)
+        self.areas = self.template(line, line, self.radii).sum((-2, -1)).cummax(0).values  # (96,)
 
     def template(self, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
         """See `template`."""
