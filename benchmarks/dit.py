@@ -155,11 +155,12 @@ def mixed_sizes(rounds: int, clips: int) -> dict[str, float]:
         return alone, sum(drawn[a] * drawn[b] * (size[a] + size[b]) for a, b in pairs) / slower
 
     alone, two_ranks = bucketed("equal", equal)
-    _, two_of_same = bucketed("same", same)
+    alone_of_same, two_of_same = bucketed("same", same)
     return {
         "packed_over_padded": rate / (useful / taken["padded"]),
         "packed_over_bucketed": rate / alone,
         "packed_over_bucketed_two_ranks": 2 * rate / two_ranks,
+        "packed_over_same_number": rate / alone_of_same,
         "packed_over_same_number_two_ranks": 2 * rate / two_of_same,
     }
 
