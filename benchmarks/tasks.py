@@ -4,8 +4,8 @@
 
 DEMO is a folder that `kinema demo` or `benchmarks/tasks_model.py` wrote. Prompts are of combinations that the model
 never saw. A seam is the change from frame to frame where given and new frames meet, over the median change of the
-video. Velocity errors are in pixels a frame, against where the object really goes; beside them
-stands what the VAE alone does to the true clip. The last line is one JSON object.
+video. Velocity errors are in pixels a frame, against where the object really goes; beside them stands what the VAE
+alone does to the true clip. In brackets are 95 % intervals. The last line is one JSON object.
 """
 
 import argparse
@@ -13,13 +13,14 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
 import torch
+from estimates import Estimate, average, share, typical
 from kinema.choosing import changes
 from kinema.continuing import connect, extend, loop
 from kinema.editing import edit
@@ -51,7 +52,7 @@ TASKS = ("image", "animate", "extend_forward", "extend_backward", "loop", "conne
 #: The least change a frame of a clip that moves.
 MOVES = 1e-3
 
-Figures = dict[str, float]
+Figures = dict[str, Estimate | float]
 
 
 def captioned(clip: Clip) -> str:
@@ -61,7 +62,7 @@ def captioned(clip: Clip) -> str:
 def shares(judge: WorldAccuracy, clips: Sequence[Clip], names: Sequence[str]) -> Figures:
     """How many of the clips have an attribute right, by attribute."""
     verdicts = judge.verdicts(list(clips))
-    return {name: mean(v[name] for v in verdicts if name in v) for name in names if any(name in v for v in verdicts)}
+    return {name: share(v[name] for v in verdicts if name in v) for name in names if any(name in v for v in verdicts)}
 
 
 def seam(video: Tensor, at: int) -> float | None:
@@ -69,11 +70,6 @@ def seam(video: Tensor, at: int) -> float | None:
     found = changes(video)
     usual = found.median().item()
     return found[at - 1].item() / usual if usual > MOVES else None
-
-
-def typical(ratios: Iterable[float | None]) -> float:
-    """The median of those that there are."""
-    return median([ratio for ratio in ratios if ratio is not None] or [float("nan")])
 
 
 def places(judge: Judge, clips: Sequence[Clip]) -> Tensor:
@@ -96,8 +92,8 @@ def imaged(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tu
 def animated(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
     first = [replace(clip, video=clip.video[:, :1]) for clip in real]
     made = pipeline.animate(first, [Request.like(clip) for clip in real])
-    given = mean(psnr(m.video[None, :, :1], c.video[None]).item() for m, c in zip(made, first, strict=True))
-    floor = mean(psnr(reconstruct(pipeline.vae, c).video[None], c.video[None]).item() for c in first)
+    given = average(psnr(m.video[None, :, :1], c.video[None]).item() for m, c in zip(made, first, strict=True))
+    floor = average(psnr(reconstruct(pipeline.vae, c).video[None], c.video[None]).item() for c in first)
     figures = {**shares(judge, made, ("colour", "shape", "motion")), "first_psnr": given, "vae_psnr": floor}
     return figures, [replace(m, captions=c.captions) for m, c in zip(made, real, strict=True)]
 
@@ -127,10 +123,10 @@ def extended(
     made, floor = [longer(clip) for clip in real], [coded(clip) for clip in real]
     truth, found = places(judge.judge, real), places(judge.judge, made)
 
-    def velocity(tracks: Tensor) -> float:
-        return (tracks.diff(dim=1) - truth.diff(dim=1))[:, steps].norm(dim=-1).nanmean().item()
+    def velocity(moves: Tensor) -> Estimate:
+        return average(moves[:, steps].norm(dim=-1).nanmean(1))
 
-    def seams(clips: Sequence[Clip]) -> float:
+    def seams(clips: Sequence[Clip]) -> Estimate:
         return typical(seam(clip.video, at) for clip in clips)
 
     # Going on at the velocity of the last two given frames.
@@ -141,13 +137,13 @@ def extended(
     bent = torch.tensor([clip.meta["motion"] in ("bounce", "orbit") for clip in real])
     figures = {
         **shares(judge, made, ("colour", "shape", "motion")),
-        "velocity_error": velocity(found),
-        "velocity_error_vae": velocity(places(judge.judge, floor)),
-        "velocity_error_frozen": truth.diff(dim=1)[:, steps].norm(dim=-1).nanmean().item(),
+        "velocity_error": velocity(found.diff(dim=1) - truth.diff(dim=1)),
+        "velocity_error_vae": velocity(places(judge.judge, floor).diff(dim=1) - truth.diff(dim=1)),
+        "velocity_error_frozen": velocity(truth.diff(dim=1)),
         "seam": seams(made),
         "seam_vae": seams(floor),
-        "bent_distance": (found - truth)[bent, new].norm(dim=-1).nanmean().item(),
-        "bent_distance_straight_on": (straight - truth[:, new])[bent].norm(dim=-1).nanmean().item(),
+        "bent_distance": distance(found[bent, new], truth[bent, new]),
+        "bent_distance_straight_on": distance(straight[bent], truth[bent, new]),
     }
     if not forward:
         seeds = [[longer(clip, seed) for seed in range(1, 5)] for clip in real[: max(2, len(real) // 8)]]
@@ -160,14 +156,12 @@ def beginnings(judge: Judge, seeds: Sequence[Sequence[Clip]]) -> Figures:
     apart, pixels = [], []
     for clips in seeds:
         tracks = places(judge, clips)[:, 0]
-        for a, b in combinations(range(len(clips)), 2):
-            assert torch.equal(clips[a].video[:, NEW:], clips[b].video[:, NEW:])
-            apart.append((tracks[a] - tracks[b]).norm())
-            pixels.append((clips[a].video[:, 0] - clips[b].video[:, 0]).abs().mean())
-    return {
-        "beginnings_apart": torch.stack(apart).nanmean().item(),
-        "beginnings_change": torch.stack(pixels).mean().item(),
-    }
+        assert all(torch.equal(clip.video[:, NEW:], clips[0].video[:, NEW:]) for clip in clips)
+        pairs = list(combinations(range(len(clips)), 2))
+        apart.append(torch.stack([(tracks[a] - tracks[b]).norm() for a, b in pairs]).nanmean().item())
+        changed = [(clips[a].video[:, 0] - clips[b].video[:, 0]).abs().mean() for a, b in pairs]
+        pixels.append(torch.stack(changed).mean().item())
+    return {"beginnings_apart": average(apart), "beginnings_change": average(pixels)}
 
 
 def looped(pipeline: Pipeline, real: Sequence[Clip], candidates: int) -> tuple[Figures, list[Clip]]:
@@ -231,8 +225,8 @@ def connected(
         figures[f"rank_correlation{name}"] = typical(rank for _, rank in found)
         middle = slice(SOURCE + BETWEEN // 2 - 4, SOURCE + BETWEEN // 2 + 5)
         readings = judge.judge.read([replace(clip, video=clip.video[:, middle]) for clip in clips])
-        figures[f"one_object{name}"] = mean(reading.count == 1 for reading in readings)
-        figures[f"overlap{name}"] = mean(reading.overlap for reading in readings)
+        figures[f"one_object{name}"] = share(reading.count == 1 for reading in readings)
+        figures[f"overlap{name}"] = average(reading.overlap for reading in readings)
     return figures, rows[""]
 
 
@@ -284,8 +278,9 @@ def edit_one(
     return replace(changed, captions={"prompt": f"{strength}: {prompt}"}, meta={**clip.meta, kind: new})
 
 
-def distance(tracks: Tensor, truth: Tensor) -> float:
-    return (tracks - truth).norm(dim=-1).nanmean().item()
+def distance(tracks: Tensor, truth: Tensor) -> Estimate:
+    """How far the objects of clips (clips, T, 2) are from where they should be."""
+    return average((tracks - truth).norm(dim=-1).nanmean(1))
 
 
 def previewed(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
@@ -305,11 +300,11 @@ def previewed(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) ->
         seconds[f"{strength}"] = time.perf_counter() - began
         again = large.read(full)
         names = ("colour", "shape", "size", "motion", "background")
-        same = [getattr(a, name) == getattr(b, name) for a, b in zip(read, again, strict=True) for name in names]
-        off = places(large, full) / 2 - places(judge.judge, small)
+        same = [[getattr(a, name) == getattr(b, name) for name in names] for a, b in zip(read, again, strict=True)]
+        off = (places(large, full) / 2 - places(judge.judge, small)).norm(dim=-1) / width
         figures |= {
-            f"{strength}/attributes": mean(same),
-            f"{strength}/centre": off.norm(dim=-1).nanmedian().item() / width,
+            f"{strength}/attributes": average(sum(clip) / len(clip) for clip in same),
+            f"{strength}/centre": typical(off.nanmedian(dim=1).values),
         }
         shown += [clip for pair in zip(small[:2], full[:2], strict=True) for clip in pair]
     began = time.perf_counter()
@@ -354,11 +349,15 @@ def main() -> None:
         "edit": lambda: edited(pipeline, short, judge),
         "preview": lambda: previewed(pipeline, short, judge),
     }
-    total: Figures = {}
+    total: dict[str, float | list[float]] = {}
     for task in chosen:
         figures, made = tasks[task]()
-        total |= {f"{task}/{key}": value for key, value in figures.items()}
-        print(f"{task}: " + ", ".join(f"{key} {value:.3g}" for key, value in figures.items()), flush=True)
+        for key, figure in figures.items():
+            total[f"{task}/{key}"] = figure.value if isinstance(figure, Estimate) else figure
+            if isinstance(figure, Estimate):
+                total[f"{task}/{key}_interval"] = [figure.low, figure.high]
+        told = (f"{key} {value if isinstance(value, Estimate) else f'{value:.3g}'}" for key, value in figures.items())
+        print(f"{task}: " + ", ".join(told), flush=True)
         if args.sheets:
             args.sheets.mkdir(parents=True, exist_ok=True)
             write_image(args.sheets / f"{task}.png", sheet(made[:8]))
