@@ -210,8 +210,8 @@ def connected(
         other = others[0]
         prompt = turning_into(captioned(one), captioned(other))
         both = connect(pipeline, one, other, prompt, frames=BETWEEN, context=context, candidates=candidates)
-        share = torch.arange(1, BETWEEN + 1).view(1, -1, 1, 1) / (BETWEEN + 1)
-        faded = torch.lerp(one.video[:, -1:], other.video[:, :1], share)
+        progress = torch.arange(1, BETWEEN + 1).view(1, -1, 1, 1) / (BETWEEN + 1)
+        faded = torch.lerp(one.video[:, -1:], other.video[:, :1], progress)
         cut = torch.cat([one.video[:, -1:].expand_as(faded)[:, ::2], other.video[:, :1].expand_as(faded)[:, ::2]], 1)
         ends = [torch.cat([one.video, way, other.video], dim=1) for way in (faded, cut)]
         for row, video in zip(rows.values(), [both.video, *ends], strict=True):
