@@ -1,7 +1,7 @@
 """A minute of video at 24 frames a second, in one sequence and window by window, by the demo's model.
 
     python benchmarks/long.py DEMO [--quick] [--minutes 8] [--clips 4]
-    python benchmarks/long.py DEMO --windows OUT --window 33 --context 5
+    python benchmarks/long.py DEMO --rollout OUT --window 33 --context 5
 
 DEMO is a folder that `kinema demo` wrote. Its transformer goes on for some minutes on clips of 5 seconds to a minute,
 and then makes a minute in one sequence; the demo's own makes one of windows, or the model of OUT, a folder that
@@ -84,13 +84,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="under two minutes")
     parser.add_argument("--minutes", type=float, default=8.0, help="of training on long clips")
     parser.add_argument("--clips", type=int, default=4, help="of each kind, at most 4")
-    parser.add_argument("--windows", type=Path, help="a folder like DEMO, whose model makes the windows")
+    parser.add_argument("--rollout", type=Path, help="a folder like DEMO, whose model makes the windows")
     parser.add_argument("--window", type=int, default=17, help="frames that are made at once")
     parser.add_argument("--context", type=int, default=3, help="latent frames that a window goes on from")
     args = parser.parse_args()
     demo, clips, minutes = args.demo.resolve(), (1 if args.quick else args.clips), (0.1 if args.quick else args.minutes)
     size = ["--height=32", "--width=32", f"--fps={RATE}", *(["--steps=2"] if args.quick else [])]
-    own = str((args.windows or demo).resolve() / "models" / "dit")
+    own = str((args.rollout or demo).resolve() / "models" / "dit")
     windows = [f"--window={args.window}", f"--context={args.context}"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

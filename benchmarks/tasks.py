@@ -180,7 +180,7 @@ def looped(pipeline: Pipeline, real: Sequence[Clip], candidates: int) -> tuple[F
         figures |= {
             f"{frames}/wrap_seam": typical(wrap(clip.video) for clip in made),
             f"{frames}/first_seam": typical(seam(clip.video, SOURCE) for clip in made),
-            f"{frames}/dynamic_degree": typical(float(share) for share in degree),
+            f"{frames}/dynamic_degree": typical(float(part) for part in degree),
         }
         shown += made[:4]
     return figures, shown
@@ -352,11 +352,14 @@ def main() -> None:
     total: dict[str, float | list[float]] = {}
     for task in chosen:
         figures, made = tasks[task]()
+        told: list[str] = []
         for key, figure in figures.items():
-            total[f"{task}/{key}"] = figure.value if isinstance(figure, Estimate) else figure
             if isinstance(figure, Estimate):
-                total[f"{task}/{key}_interval"] = [figure.low, figure.high]
-        told = (f"{key} {value if isinstance(value, Estimate) else f'{value:.3g}'}" for key, value in figures.items())
+                total |= {f"{task}/{key}": figure.value, f"{task}/{key}_interval": [figure.low, figure.high]}
+                told.append(f"{key} {figure}")
+            else:
+                total[f"{task}/{key}"] = figure
+                told.append(f"{key} {figure:.3g}")
         print(f"{task}: " + ", ".join(told), flush=True)
         if args.sheets:
             args.sheets.mkdir(parents=True, exist_ok=True)

@@ -2,14 +2,14 @@
 
     python benchmarks/tasks_model.py DEMO OUT [--minutes 25]
     python benchmarks/tasks_model.py DEMO OUT --time-stride 2 trainer.precision=bf16-mixed compile=true
-    python benchmarks/tasks_model.py DEMO OUT --time-stride 1 --events none --styles flat,outline,textured,pixelated
+    python benchmarks/tasks_model.py DEMO OUT --events none --styles flat,outline,textured,pixelated --scale 2
 
 DEMO is a folder that `kinema demo` wrote; OUT will be one like it, with a world, a VAE and a transformer, which
 `benchmarks/tasks.py` measures; words KEY=VALUE are settings of `kinema train dit`. A loop and a connection need more
 than the demo's clips show: objects that come back, scenes that change, clips of up to 61 frames, and training masks
-with both ends given. Editing styles needs latents that hold them: of one frame each, or of objects of twice the
-size. The VAE goes on first, for four minutes: on colours between the demo's or on the styles, and with a weight on
-flicker. One of another stride in time begins anew. DEMO can be a folder that this script made, too.
+with both ends given. Editing styles needs objects of which a latent is a small part: twice the size. The VAE goes on
+first, for four minutes: on colours between the demo's or on the styles, and with a weight on flicker. One of another
+stride in time begins anew. DEMO can be a folder that this script made, too.
 """
 
 import argparse
