@@ -6,8 +6,9 @@ A step is forward and backward, without an optimiser; memory comes in huge pages
 ours over theirs (or packed over the other) in useful tokens a second, of medians taken in turn. The share is of the
 rate of plain matrix products of the transformer's width.
 Two ranks wait for each other: where they draw buckets of different cost, a step takes as long as the dearer one.
-Buckets hold as many cells as a pack or, as where one batch size is set for all of them, as many clips. The last line is
-one JSON object; fp32_ratio, bf16_ratio, packed_over_padded and packed_over_bucketed are what the project tracks.
+Buckets hold as many cells as a pack; or as many clips, as where one batch size is set for all of them; or as many as
+Open-Sora 2 trains with. The last line is one JSON object; fp32_ratio, bf16_ratio, packed_over_padded and
+packed_over_bucketed are what the project tracks.
 """
 
 import argparse
@@ -36,6 +37,9 @@ from kinema_dit import (
 
 CHANNELS, TEXT_WIDTH, TEXT_TOKENS = 12, 64, 32
 Grid = tuple[int, int, int]
+#: Batch sizes by frames of latents (1, 5, 9 and 17 frames) as Open-Sora 2 trains with at 256 px, in its
+#: configs/diffusion/train/stage1.py.
+OPEN_SORA = {1: 45, 2: 12, 3: 12, 5: 12}
 
 
 def seconds_of(calls: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
@@ -133,17 +137,24 @@ def mixed_sizes(rounds: int, clips: int) -> dict[str, float]:
     mix = [grid for grid, count in counts.items() for _ in range(count)]
     useful = sum(cells[grid] for grid in mix)
     largest = tuple(max(grid[axis] for grid in shares) for axis in range(3))
-    # Buckets hold as many cells as the mixed pack, of one size, or as many clips.
+    # Buckets hold as many cells as the mixed pack, of one size; or as many clips; or clips by frames as in a published
+    # table, so many that 9 frames are as many cells as the mixed pack, at every frame size.
     equal = {grid: [grid] * max(1, round(useful / cells[grid])) for grid in shares}
     same = {grid: [grid] * len(mix) for grid in shares}
+    published = {}
+    for frames, height, width in shares:
+        number = useful / (3 * height * width) * OPEN_SORA[frames] / OPEN_SORA[3]
+        published[frames, height, width] = [(frames, height, width)] * max(1, round(number))
+    kinds = {"equal": equal, "same": same, "published": published}
     calls = {"packed": packed_step(dit, mix), "padded": packed_step(dit, [largest] * len(mix))}
-    for name, buckets in (("equal", equal), ("same", same)):
+    for name, buckets in kinds.items():
         calls |= {f"{name} {grid}": packed_step(dit, members) for grid, members in buckets.items()}
     taken = seconds_of(calls, rounds)
     rate = useful / taken["packed"]
 
-    def bucketed(name: str, buckets: Mapping[Grid, list[Grid]]) -> tuple[float, float]:
+    def bucketed(name: str) -> tuple[float, float]:
         """Useful cells a second of one process, and of two of which each draws a bucket and waits for the other."""
+        buckets = kinds[name]
         # How often a bucket is drawn, so that every clip is seen as often.
         weights = {grid: shares[grid] / len(members) for grid, members in buckets.items()}
         drawn = {grid: weight / sum(weights.values()) for grid, weight in weights.items()}
@@ -154,15 +165,11 @@ def mixed_sizes(rounds: int, clips: int) -> dict[str, float]:
         slower = sum(drawn[a] * drawn[b] * max(seconds[a], seconds[b]) for a, b in pairs)
         return alone, sum(drawn[a] * drawn[b] * (size[a] + size[b]) for a, b in pairs) / slower
 
-    alone, two_ranks = bucketed("equal", equal)
-    alone_of_same, two_of_same = bucketed("same", same)
-    return {
-        "packed_over_padded": rate / (useful / taken["padded"]),
-        "packed_over_bucketed": rate / alone,
-        "packed_over_bucketed_two_ranks": 2 * rate / two_ranks,
-        "packed_over_same_number": rate / alone_of_same,
-        "packed_over_same_number_two_ranks": 2 * rate / two_of_same,
-    }
+    figures = {"packed_over_padded": rate / (useful / taken["padded"])}
+    for key, name in (("bucketed", "equal"), ("same_number", "same"), ("published", "published")):
+        alone, two_ranks = bucketed(name)
+        figures |= {f"packed_over_{key}": rate / alone, f"packed_over_{key}_two_ranks": 2 * rate / two_ranks}
+    return figures
 
 
 @torch.no_grad()

@@ -121,25 +121,26 @@ def styled_coverage(
             torch.tensor(laws.gap), torch.tensor(1.0), (0.5 + period / 4 - from_stripe).clamp(0, 1)
         )
     if style == "pixelated":
-        return _in_blocks(shape, radius, x, y, laws.block * scale)
+        return _in_blocks(shape, radius, x, y, laws.block * scale, laws.gap)
     return cover
 
 
-def _in_blocks(shape: str, radius: Tensor, x: Tensor, y: Tensor, side: int) -> Tensor:
-    """The mean `coverage` of blocks of `side` pixels, which move with the object.
+def _in_blocks(shape: str, radius: Tensor, x: Tensor, y: Tensor, side: int, gap: float) -> Tensor:
+    """The mean `coverage` of blocks of `side` pixels, every other one times `gap`, as a dithered sprite has them.
 
-    Its centre is a third into a block: squares of no size have their edges along those of blocks, where a square in
-    blocks would be a flat one.
+    They move with the object, whose centre is in the middle of a full one.
 
     Args:
         radius: (...).
         x, y: the pixels' middles from the centre, (..., W) and (..., H).
     """
     reach = math.ceil(radius.max().item() * max(extents(shape)) / side)
-    starts = side * (torch.arange(-reach, reach + 1) - 1 / 3)
+    number = torch.arange(-reach, reach + 1)
+    starts = side * (number - 1 / 2)
     line = (starts[0] + torch.arange(side * len(starts)) + 0.5).expand(*radius.shape, -1)
     cover = (0.5 - _distance(shape, line, line, radius[..., None])).clamp_(0, 1)
     blocks = cover.unflatten(-2, (-1, side)).unflatten(-1, (-1, side)).mean((-3, -1))  # (..., rows, columns)
+    blocks[..., (number[:, None] + number) % 2 == 1] *= gap
     # How much of a pixel is in a row or column of blocks.
     columns, rows = (((side + 1) / 2 - (at[..., None] - starts - side / 2).abs()).clamp(0, 1) for at in (x, y))
     return (rows @ blocks @ columns.mT).clamp_(max=1)  # rounding

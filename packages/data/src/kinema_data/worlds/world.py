@@ -53,7 +53,8 @@ MOTIONS = (*DIRECTIONS, "bounce", "orbit", "grow", "shrink", "still")
 #: The motion of an image.
 NO_MOTION = "none"
 SPLITS = ("train", "choose", "report")
-#: How the object can be drawn: filled, as a line along its edge, with stripes of less cover, or in coarse blocks.
+#: How the object can be drawn: filled, as a line along its edge, with stripes of less cover, or in coarse blocks,
+#: every other one of less cover.
 STYLES = ("flat", "outline", "textured", "pixelated")
 #: What can happen in a clip beside its motion; see `worlds.events`.
 NO_EVENT = "none"
@@ -75,7 +76,7 @@ class Laws:
     margin: float = 0.5  # the shape keeps this far from the frame's edge
     line: float = 1.6  # width of an outline
     stripe: float = 5.0  # from one stripe of a texture to the next
-    gap: float = 0.6  # share of a pixel that the object covers between stripes
+    gap: float = 0.5  # share of a pixel that the object covers between stripes, and in every other block
     block: int = 3  # side of the blocks of a pixelated object, which move with it
 
 

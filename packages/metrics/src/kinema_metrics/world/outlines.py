@@ -42,7 +42,7 @@ def template(outline: Outline, x: Tensor, y: Tensor, radius: Tensor, style: Mapp
         (..., H, W) in [0, 1].
     """
     if style["name"] == "pixelated":
-        return _in_blocks(outline, x, y, radius, style["block"])
+        return _in_blocks(outline, x, y, radius, style["block"], style["gap"])
     x, y, radius = x[..., None, :], y[..., :, None], radius[..., None, None]
     distance = _signed(outline, x, y, radius)
     cover = (0.5 - distance).clamp(0, 1)
@@ -55,13 +55,15 @@ def template(outline: Outline, x: Tensor, y: Tensor, radius: Tensor, style: Mapp
     return cover
 
 
-def _in_blocks(outline: Outline, x: Tensor, y: Tensor, radius: Tensor, side: int) -> Tensor:
-    """The means of a shape's cover in blocks around its centre, which is a third into one, spread over the pixels."""
+def _in_blocks(outline: Outline, x: Tensor, y: Tensor, radius: Tensor, side: int, gap: float) -> Tensor:
+    """The means of a shape's cover in blocks, one around its centre, spread over the pixels; odd ones have less."""
     count = math.ceil(REACH * radius.max().item() / side)
-    left = side * torch.arange(-count, count + 1) - side / 3
+    left = side * (torch.arange(-count, count + 1) - 0.5)
     grid = torch.linspace(0.5, side * len(left) - 0.5, side * len(left)) + left[0]
     cover = template(outline, grid.expand(*radius.shape, -1), grid.expand(*radius.shape, -1), radius)
     means = avg_pool2d(cover.flatten(0, -3)[:, None], side).view(*radius.shape, len(left), len(left))
+    even = torch.arange(len(left)) + torch.arange(len(left))[:, None] & 1 == 0  # the one in the middle is
+    means = torch.where(even, means, gap * means)
     ends = ((at + 0.5)[..., None] - left for at in (x, y))  # of pixels, from where blocks begin
     wide, high = (end.clamp(0, side) - (end - 1).clamp(0, side) for end in ends)
     return high @ means @ wide.mT
