@@ -5,7 +5,7 @@
 A step is forward and backward, without an optimiser; memory comes in huge pages, as `kinema train` has it. Ratios are
 ours over theirs (or packed over the other) in useful tokens a second, of medians taken in turn. The share is of the
 rate of plain matrix products of the transformer's width.
-Two ranks wait for each other: where they draw buckets of different cost, a step takes as long as the dearer one.
+Two ranks that draw different buckets wait for each other: a step takes as long as the dearer one.
 Buckets hold as many cells as a pack; or as many clips, as where one batch size is set for all of them; or as many as
 Open-Sora 2 trains with. The last line is one JSON object; fp32_ratio, bf16_ratio, packed_over_padded and
 packed_over_bucketed are what the project tracks.
@@ -153,7 +153,7 @@ def mixed_sizes(rounds: int, clips: int) -> dict[str, float]:
     rate = useful / taken["packed"]
 
     def bucketed(name: str) -> tuple[float, float]:
-        """Useful cells a second of one process, and of two of which each draws a bucket and waits for the other."""
+        """Useful cells a second of one process, and of two that draw different buckets and wait for each other."""
         buckets = kinds[name]
         # How often a bucket is drawn, so that every clip is seen as often.
         weights = {grid: shares[grid] / len(members) for grid, members in buckets.items()}
@@ -161,7 +161,7 @@ def mixed_sizes(rounds: int, clips: int) -> dict[str, float]:
         size = {grid: len(members) * cells[grid] for grid, members in buckets.items()}
         seconds = {grid: taken[f"{name} {grid}"] for grid in buckets}
         alone = sum(drawn[g] * size[g] for g in drawn) / sum(drawn[g] * seconds[g] for g in drawn)
-        pairs = list(itertools.product(drawn, repeat=2))
+        pairs = list(itertools.permutations(drawn, 2))
         slower = sum(drawn[a] * drawn[b] * max(seconds[a], seconds[b]) for a, b in pairs)
         return alone, sum(drawn[a] * drawn[b] * (size[a] + size[b]) for a, b in pairs) / slower
 
