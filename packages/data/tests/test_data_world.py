@@ -199,14 +199,14 @@ def test_styles_are_drawn_as_the_laws_say(shape):
     # Blocks move with the object; in line with the pixels they are constant: means of the flat, every other one thin.
     moved = styled_coverage("pixelated", WORLD, shape, place[0] + 2, *place[1:])
     assert (moved[2:, 2:] - drawn["pixelated"][:-2, :-2]).abs().max() < 1e-5
-    whole = torch.tensor([16.5, 16.5]), *place[1:]
-    means = coverage(shape, *whole)[:30].unflatten(0, (10, 3)).unflatten(2, (12, 3)).mean((1, 3))
-    means[(torch.arange(10)[:, None] + torch.arange(12)) % 2 == 1] *= laws.gap
-    blocks = styled_coverage("pixelated", WORLD, shape, *whole)[:30].unflatten(0, (10, 3)).unflatten(2, (12, 3))
+    whole, side = (torch.tensor([18.0, 18.0]), *place[1:]), laws.block
+    means = coverage(shape, *whole).unflatten(0, (-1, side)).unflatten(2, (-1, side)).mean((1, 3))
+    means[(torch.arange(len(means))[:, None] + torch.arange(len(means[0]))) % 2 == 1] *= laws.gap
+    blocks = styled_coverage("pixelated", WORLD, shape, *whole).unflatten(0, (-1, side)).unflatten(2, (-1, side))
     assert (blocks - means[:, None, :, None]).abs().max() < 1e-5
     # Half a pixel on, a pixel between two blocks shows half of each.
-    half = styled_coverage("pixelated", WORLD, shape, whole[0] + torch.tensor([0.5, 0.0]), *whole[1:])[:30, 15]
-    assert (half - means[:, 4:6].mean(1).repeat_interleave(3)).abs().max() < 1e-5
+    half = styled_coverage("pixelated", WORLD, shape, whole[0] + torch.tensor([0.5, 0.0]), *whole[1:])[:, 16]
+    assert (half - means[:, 3:5].mean(1).repeat_interleave(side)).abs().max() < 1e-5
 
 
 def test_a_world_with_styles_says_so_and_a_flat_one_is_as_before():

@@ -75,9 +75,9 @@ class Laws:
     growth: float = 4 / 3  # grow: radius from 1/growth to growth times the class's; shrink: back
     margin: float = 0.5  # the shape keeps this far from the frame's edge
     line: float = 1.6  # width of an outline
-    stripe: float = 5.0  # from one stripe of a texture to the next
+    stripe: float = 7.0  # from one stripe of a texture to the next
     gap: float = 0.5  # share of a pixel that the object covers between stripes, and in every other block
-    block: int = 3  # side of the blocks of a pixelated object, which move with it
+    block: int = 4  # side of the blocks of a pixelated object, which move with it
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Blobs:
         return replace(self, matte=matte, area=area, seen=self.seen & use)
 
 
-def find_blobs(video: Tensor, *, contrast: float, speck: float, scale: int) -> Blobs:
+def find_blobs(video: Tensor, *, contrast: float, speck: float, scale: int, reach: int) -> Blobs:
     """Find the largest object of each frame.
 
     The object's matte is its pixels' place on the way from the background's colour to the object's, taken only around
@@ -52,6 +52,7 @@ def find_blobs(video: Tensor, *, contrast: float, speck: float, scale: int) -> B
         contrast: colours further than this from the background are object.
         speck: objects of fewer pixels are not counted.
         scale: of the world.
+        reach: so many pixels around what is object, less of it can be seen.
     """
     ground = border(video, 2 * scale).median(-1).values  # (B, T, 3)
     offset = video - ground[..., None, None]
@@ -61,7 +62,7 @@ def find_blobs(video: Tensor, *, contrast: float, speck: float, scale: int) -> B
     colour = _core_colour(video, distance, main)
     axis = colour[:, None] - ground  # (B, T, 3)
     matte = (offset * (axis / axis.square().sum(-1, keepdim=True).clamp(min=1.0))[..., None, None]).sum(2)
-    matte = torch.where(around(main, 2 * scale) & (matte >= FAINT), matte, 0.0).clamp_(max=1)
+    matte = torch.where(around(main, reach) & (matte >= FAINT), matte, 0.0).clamp_(max=1)
     area = matte.sum((-2, -1))
     height, width = video.shape[-2:]
     x = (matte.sum(-2) * (torch.arange(width) + 0.5)).sum(-1)

@@ -95,6 +95,8 @@ class Judge:
             torch.tensor(list(world[key].values()), dtype=torch.float32) for key in ("colours", "backgrounds")
         )
         self.contrast = 0.5 * torch.cdist(colours, grounds).min().item()
+        # Beside a full block of a pixelated object can be one of which no pixel has half.
+        self.reach = self.scale * max(2, world["laws"]["block"] if "pixelated" in self.styles else 0)
         smallest = min(world["sizes"].values()) / world["laws"]["growth"] * world["scale"]
         self.speck = 0.25 * min(kind.unit_area for kind in self.kinds) * smallest**2
 
@@ -123,7 +125,7 @@ class Judge:
 
     def find(self, levels: Tensor) -> Blobs:
         """What is seen in (B, T, 3, H, W), 0 to 255."""
-        return find_blobs(levels, contrast=self.contrast, speck=self.speck, scale=self.scale)
+        return find_blobs(levels, contrast=self.contrast, speck=self.speck, scale=self.scale, reach=self.reach)
 
     def describe(self, blobs: Blobs, use: Tensor | None = None) -> list[Reading]:
         """Readings of what is seen, by some frames (B, T) or by all."""

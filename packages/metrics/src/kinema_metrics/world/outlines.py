@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from kinema_metrics.world.blobs import FAINT
+
 Outline = Mapping[str, Any]
 
 #: No outline of radius 1 reaches farther from its centre.
@@ -64,6 +66,7 @@ def _in_blocks(outline: Outline, x: Tensor, y: Tensor, radius: Tensor, side: int
     means = avg_pool2d(cover.flatten(0, -3)[:, None], side).view(*radius.shape, len(left), len(left))
     even = torch.arange(len(left)) + torch.arange(len(left))[:, None] & 1 == 0  # the one in the middle is
     means = torch.where(even, means, gap * means)
+    means = torch.where(means < FAINT, 0.0, means)  # such blocks at the edge are not seen
     ends = ((at + 0.5)[..., None] - left for at in (x, y))  # of pixels, from where blocks begin
     wide, high = (end.clamp(0, side) - (end - 1).clamp(0, side) for end in ends)
     return high @ means @ wide.mT
