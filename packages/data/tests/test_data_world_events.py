@@ -58,7 +58,7 @@ def whole(scene, t):
     ],
 )
 def test_a_world_without_events_is_as_it_was_before_there_were_any(world, scenes_hash, total):
-    """Hashes of truth and captions, and sums of pixels, are of the commit before events; styles look otherwise since."""
+    """Hashes of truth and captions, and sums of pixels, are of the commit before events; how styles look is newer."""
     scenes = [draw_scene(world, split, 0, i) for split in ("train", "report") for i in range(60)]
     sizes = [(9, 32 * world.scale, 48 * world.scale), (33, 40 * world.scale, 32 * world.scale)]
     scenes += prompts(world, "choose", 60, 1, sizes=sizes)
