@@ -145,7 +145,7 @@ def mixed_sizes(rounds: int, clips: int) -> dict[str, float]:
     for frames, height, width in shares:
         number = useful / (3 * height * width) * OPEN_SORA[frames] / OPEN_SORA[3]
         published[frames, height, width] = [(frames, height, width)] * max(1, round(number))
-    kinds = {"equal": equal, "same": same, "published": published}
+    kinds = {"bucketed": equal, "same_number": same, "published": published}
     # Every ratio is of the packed step's time: it is taken beside every kind of bucket.
     calls = {"packed": packed_step(dit, mix), "padded": packed_step(dit, [largest] * len(mix))}
     for name, buckets in kinds.items():
@@ -168,9 +168,9 @@ def mixed_sizes(rounds: int, clips: int) -> dict[str, float]:
         return alone, sum(drawn[a] * drawn[b] * (size[a] + size[b]) for a, b in pairs) / slower
 
     figures = {"packed_over_padded": rate / (useful / taken["padded"])}
-    for key, name in (("bucketed", "equal"), ("same_number", "same"), ("published", "published")):
+    for name in kinds:
         alone, two_ranks = bucketed(name)
-        figures |= {f"packed_over_{key}": rate / alone, f"packed_over_{key}_two_ranks": 2 * rate / two_ranks}
+        figures |= {f"packed_over_{name}": rate / alone, f"packed_over_{name}_two_ranks": 2 * rate / two_ranks}
     return figures
 
 

@@ -52,7 +52,7 @@ def find_blobs(video: Tensor, *, contrast: float, speck: float, scale: int, reac
         contrast: colours further than this from the background are object.
         speck: objects of fewer pixels are not counted.
         scale: of the world.
-        reach: so many pixels around what is object, less of it can be seen.
+        reach: pixels around what is object in which its fainter parts are looked for.
     """
     ground = border(video, 2 * scale).median(-1).values  # (B, T, 3)
     offset = video - ground[..., None, None]

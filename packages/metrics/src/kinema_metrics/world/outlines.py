@@ -60,12 +60,12 @@ def template(outline: Outline, x: Tensor, y: Tensor, radius: Tensor, style: Mapp
 def _in_blocks(outline: Outline, x: Tensor, y: Tensor, radius: Tensor, side: int, gap: float) -> Tensor:
     """The means of a shape's cover in blocks, one around its centre, spread over the pixels; odd ones have less."""
     count = math.ceil(REACH * radius.max().item() / side)
-    left = side * (torch.arange(-count, count + 1) - 0.5)
+    number = torch.arange(-count, count + 1)
+    left = side * (number - 0.5)
     grid = torch.linspace(0.5, side * len(left) - 0.5, side * len(left)) + left[0]
     cover = template(outline, grid.expand(*radius.shape, -1), grid.expand(*radius.shape, -1), radius)
     means = avg_pool2d(cover.flatten(0, -3)[:, None], side).view(*radius.shape, len(left), len(left))
-    even = torch.arange(len(left)) + torch.arange(len(left))[:, None] & 1 == 0  # the one in the middle is
-    means = torch.where(even, means, gap * means)
+    means = torch.where((number[:, None] + number) % 2 == 0, means, gap * means)
     means = torch.where(means < FAINT, 0.0, means)  # such blocks at the edge are not seen
     ends = ((at + 0.5)[..., None] - left for at in (x, y))  # of pixels, from where blocks begin
     wide, high = (end.clamp(0, side) - (end - 1).clamp(0, side) for end in ends)
