@@ -3,8 +3,8 @@
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/dit.py [--quick]
 
 A step is forward and backward, without an optimiser; memory comes in huge pages, as `kinema train` has it. Ratios are
-ours over theirs (or packed over the other) in useful tokens a second, of medians taken in turn. The share is of the
-rate of plain matrix products of the transformer's width.
+ours over theirs (or packed over the other) in useful tokens a second, of medians. The share is of the rate of plain
+matrix products of the transformer's width.
 Two ranks that draw different buckets wait for each other: a step takes as long as the dearer one.
 Buckets hold as many cells as a pack; or as many clips, as where one batch size is set for all of them; or as many as
 Open-Sora 2 trains with. The last line is one JSON object; fp32_ratio, bf16_ratio, packed_over_padded and
@@ -14,6 +14,7 @@ packed_over_bucketed are what the project tracks.
 import argparse
 import itertools
 import json
+import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -43,12 +44,16 @@ OPEN_SORA = {1: 45, 2: 12, 3: 12, 5: 12}
 
 
 def seconds_of(calls: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, float]:
-    """The median time of each call, taken in turn after one round to warm up."""
+    """The median time of each call, taken after one round to warm up, in an order drawn anew each round.
+
+    In a fixed order a call always finds the memory as the same other one left it, which costs several per cent.
+    """
     taken: dict[str, list[float]] = {name: [] for name in calls}
+    draw = random.Random(0)
     for number in range(rounds + 1):
-        for name, call in calls.items():
+        for name in draw.sample(list(calls), len(calls)):
             began = time.perf_counter()
-            call()
+            calls[name]()
             if number:
                 taken[name].append(time.perf_counter() - began)
     return {name: median(values) for name, values in taken.items()}
