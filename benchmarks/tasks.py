@@ -264,17 +264,13 @@ def edited(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tu
 def edit_one(
     pipeline: Pipeline, clip: Clip, kind: str, values: Sequence[str], strength: float, number: int
 ) -> Clip:  # fmt: skip
-    """The clip with another value of one attribute; which one goes by its number.
-
-    A style is little of what is seen: guidance leads away from the clip's own caption, which differs in nothing else.
-    """
+    """The clip with another value of one attribute; which one goes by its number."""
     old = clip.meta[kind]
     new = values[(values.index(old) + 1 + number % (len(values) - 1)) % len(values)]
     words = STYLE_WORDS[old] if kind == "style" else (old,)
     said = next(word for word in sorted(words, key=len, reverse=True) if word in captioned(clip))
     prompt = re.sub(rf"\b{said}\b", STYLE_WORDS[new][0] if kind == "style" else new, captioned(clip))
-    away = replace(pipeline, negative_prompt=captioned(clip)) if kind == "style" else pipeline
-    changed = edit(away, clip, prompt, strength=strength)
+    changed = edit(pipeline, clip, prompt, strength=strength)
     return replace(changed, captions={"prompt": f"{strength}: {prompt}"}, meta={**clip.meta, kind: new})
 
 
