@@ -243,9 +243,8 @@ def passage(video: Tensor, one: Clip, other: Clip) -> tuple[float | None, float]
 def edited(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
     """The object's colour, the background or the style is changed by the prompt, at several strengths."""
     world = judge.judge.world
-    kinds = {"colour": list(world["colours"]), "background": list(world["backgrounds"])}
-    if len(world.get("styles", ())) > 1:
-        kinds["style"] = list(world["styles"])
+    kinds = {"style": list(world["styles"])} if len(world.get("styles", ())) > 1 else {}
+    kinds |= {"colour": list(world["colours"]), "background": list(world["backgrounds"])}
     truth = places(judge.judge, real)
     others = pipeline.generate([Request.like(clip) for clip in real], seed=9)
     figures: Figures = {"drift_of_another_sample": distance(places(judge.judge, others), truth)}
