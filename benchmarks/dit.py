@@ -6,9 +6,8 @@ A step is forward and backward, without an optimiser; memory comes in huge pages
 is a process of its own, so that none meets what another compiled or left in memory. Ratios are ours over theirs
 (or packed over the other) in useful tokens a second, of medians. The share is of the rate of plain matrix products of
 the transformer's width. Two ranks that draw different buckets wait for each other: a step takes as long as the dearer
-one.
-Buckets hold as many cells as a pack, or as many clips by duration as Open-Sora 2 trains with. The last line is one JSON
-object; fp32_ratio, bf16_ratio, packed_over_padded and packed_over_bucketed are what the project tracks.
+one. Buckets hold as many cells as a pack, or as many clips by duration as Open-Sora 2 trains with. The last line is one
+JSON object; fp32_ratio, bf16_ratio, packed_over_padded and packed_over_bucketed are what the project tracks.
 """
 
 import argparse
@@ -210,7 +209,7 @@ def durations(frames: tuple[int, ...], rounds: int) -> dict[str, float]:
     return {f"slope/{name}": slope for name, slope in slopes.items()}
 
 
-def alone(part: Callable[..., dict[str, float]], *args: Any, **kwargs: Any) -> dict[str, float]:
+def in_new_process(part: Callable[..., dict[str, float]], *args: Any, **kwargs: Any) -> dict[str, float]:
     """What a part of the benchmark returns in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(part, *args, **kwargs).result()
@@ -231,15 +230,15 @@ def main() -> None:
         slow = matmul_rate(width, 256, dtype) < 0.5 * matmul_rate(width, 256, torch.float32)
         clips, turns = (1, 1) if slow else (8, step_rounds)
         name = {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype] + ("_compiled" if compiled else "")
-        found = alone(against_diffusers, width, depth, clips, (3, 16, 16), turns, dtype, compiled=compiled)
+        found = in_new_process(against_diffusers, width, depth, clips, (3, 16, 16), turns, dtype, compiled=compiled)
         figures[f"{name}_ratio"], figures[f"{name}_share"] = found["ratio"], found["share"]
         print(
             f"{name}, width {width}: ours {found['ours']:.0f}, theirs {found['theirs']:.0f} tokens/s, ratio "
             f"{found['ratio']:.2f}; {found['share']:.0%} of the rate of plain products",
             flush=True,
         )
-    figures |= alone(mixed_sizes, rounds, 8 if args.quick else 48)
-    figures |= alone(durations, (8, 16, 32) if args.quick else (8, 16, 32, 64, 128), rounds)
+    figures |= in_new_process(mixed_sizes, rounds, 8 if args.quick else 48)
+    figures |= in_new_process(durations, (8, 16, 32) if args.quick else (8, 16, 32, 64, 128), rounds)
     print(json.dumps(figures))
 
 

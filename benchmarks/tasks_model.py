@@ -46,16 +46,8 @@ def made(
     styled = styles != "flat"
     clips = 200 if quick else 20000 if styled else 10000
     events = "none" if styled else EVENTS
-    kinema(
-        folder,
-        "data",
-        "make-world",
-        "world",
-        f"--clips={clips}",
-        f"--events={events}",
-        f"--styles={styles}",
-        "--workers=2",
-    )
+    world = ["world", f"--clips={clips}", f"--events={events}", f"--styles={styles}", "--workers=2"]
+    kinema(folder, "data", "make-world", *world)
     model = demo / "models"
     gone_on_with = [f"vae.init_from={model / 'vae'}", "optim.lr=2e-3", "optim.muon_lr=1e-2"]
     vae = gone_on_with if stride == 4 else [f"vae.unshuffle=[{stride}, 4, 4]"]
@@ -92,7 +84,7 @@ def made(
 
 
 def of_one_cell(source: Path, target: Path, cells: int) -> Path:
-    """Weights for tokens of one latent cell, of those for tokens of more: the first and last layer's are averaged."""
+    """Write weights for tokens of one latent cell, of those for tokens of `cells`: first and last layer averaged."""
     weights = load_file(source)
     # A sum of as many cells' values, each with its own noise, is smaller by the root of their number.
     weights["embed.weight"] = cells**0.5 * weights["embed.weight"].unflatten(1, (cells, -1)).mean(1)
@@ -113,8 +105,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small world, seconds of training")
     args = parser.parse_intermixed_args()
     args.out.mkdir(parents=True)
-    world = {"styles": args.styles, "stride": args.time_stride}
-    made(args.out, args.demo.resolve(), args.minutes, args.settings, **world, quick=args.quick)
+    kind = {"styles": args.styles, "stride": args.time_stride, "quick": args.quick}
+    made(args.out, args.demo.resolve(), args.minutes, args.settings, **kind)
     print(f"wrote world and models to {args.out}")
 
 
