@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 CONFIGS = Path(__file__).parents[1] / "apps" / "src" / "kinema" / "configs" / "demo"
 #: Latent cells in a token of the demo's transformer, and the share of the time that is trained with them.
 CELLS, COARSE = 4, 0.3
-#: Files of a model folder.
+#: A model folder's weights that are gone on with.
 PARTS = ("text.main/model.safetensors", "dit/model.safetensors")
 #: Drawn evenly, so what is named twice happens twice as often; where it has no room, nothing happens.
 EVENTS = "none,none,none,none,change,change,change,swing,swing,swing,leave"
@@ -46,7 +46,7 @@ def made(folder: Path, demo: Path, minutes: float, settings: Sequence[str], *, s
     world = ["world", f"--clips={clips}", f"--events={'none' if styled else EVENTS}", f"--styles={styles}"]
     kinema(folder, "data", "make-world", *world, "--workers=2")
     if not styled:
-        bend(folder / "world" / "manifest.jsonl")
+        thin_out(folder / "world" / "manifest.jsonl")
     vae_minutes = 0.1 if quick else 12 if styled else 4
     kinema(
         folder,
@@ -56,8 +56,8 @@ def made(folder: Path, demo: Path, minutes: float, settings: Sequence[str], *, s
         *["trainer.devices=2", f"trainer.max_minutes={vae_minutes}", "trainer.max_steps=null"],
     )
     kinema(folder, "encode", "model=models/vae", "out=cache")
-    sizes = ", ".join(f"{size}: {weight}" for size, weight in (STYLED_SIZES if styled else EVENT_SIZES).items())
-    kind = ["optim.lr=2e-3", "optim.muon_lr=7e-3", f"size_weights={{{sizes}}}"]
+    weights = STYLED_SIZES if styled else EVENT_SIZES
+    kind = [f"size_weights={{{', '.join(f'{size}: {weight}' for size, weight in weights.items())}}}"]
     if styled:
         kind += ["keep_share=0.05", "diffusion.time_mean=0.2", "diffusion.time_std=1.2"]
     else:
@@ -65,27 +65,25 @@ def made(folder: Path, demo: Path, minutes: float, settings: Sequence[str], *, s
         kind += ["keep_share=0.7", "keep_weights={ends: 3, head: 4, tail: 3}", "samples.guidance.scale=2"]
         kind += ["diffusion.time_mean=0.8"]
     train = ["train", "dit", f"--config={CONFIGS / 'dit.yaml'}", "vae=models/vae", *kind]
+    train += ["optim.lr=2e-3", "optim.muon_lr=7e-3", "trainer.max_steps=null", *(["samples.clips=4"] if quick else [])]
 
-    def trained(name: str, share: float, text: Path, dit: Path, *words: str) -> Path:
-        weights = [f"dit.weights={dit}", f"text.main.weights={text}", f"run.out=models/{name}"]
-        length = [f"trainer.max_minutes={0.1 if quick else share * minutes}", "trainer.max_steps=null"]
-        few = ["samples.clips=4"] if quick else []
-        kinema(folder, *train, *weights, *length, *few, *words, *settings)
-        return folder / "models" / name
+    def trained(name: str, share: float, text: Path, dit: Path, *words: str) -> None:
+        weights = [f"text.main.weights={text}", f"dit.weights={dit}"]
+        length = f"trainer.max_minutes={0.1 if quick else share * minutes}"
+        kinema(folder, *train, *weights, length, f"run.out=models/{name}", *words, *settings)
 
     text, dit = (demo / "models" / "dit" / part for part in PARTS)
-    coarse = trained("coarse", COARSE, text, dit, "batch_cells=24576", "optim.decay=0")
-    text, dit = (coarse / part for part in PARTS)
-    dit = of_one_cell(dit, folder / "one_cell.safetensors")
-    trained("dit", 1 - COARSE, text, dit, "batch_cells=12288", "optim.decay=1", "dit.patch=[1, 1, 1]")
+    trained("coarse", COARSE, text, dit, "batch_cells=24576", "optim.decay=0")
+    text, dit = (folder / "models" / "coarse" / part for part in PARTS)
+    fine = of_one_cell(dit, folder / "one_cell.safetensors")
+    trained("dit", 1 - COARSE, text, fine, "batch_cells=12288", "optim.decay=1", "dit.patch=[1, 1, 1]")
 
 
-def bend(manifest: Path) -> None:
-    """Leave all clips of a world whose motion bends in its manifest, and every fourth of the others."""
-    lines = manifest.read_text().splitlines()
-    bent = [json.loads(line)["meta"]["motion"] in BENT for line in lines]
-    kept = [line for number, line in enumerate(lines) if bent[number] or number % 4 == 0]
-    manifest.write_text("\n".join(kept) + "\n")
+def thin_out(manifest: Path) -> None:
+    """Leave all clips whose motion bends in a world's manifest, and every fourth of the others."""
+    lines = manifest.read_text().splitlines(keepends=True)
+    kept = (line for i, line in enumerate(lines) if i % 4 == 0 or json.loads(line)["meta"]["motion"] in BENT)
+    manifest.write_text("".join(kept))
 
 
 def of_one_cell(source: Path, target: Path) -> Path:
