@@ -53,7 +53,7 @@ def made(folder: Path, demo: Path, minutes: float, settings: Sequence[str], *, s
         *["train", "vae", f"--config={CONFIGS / 'vae.yaml'}", "vae.unshuffle=[2, 4, 4]", "run.out=models/vae"],
         # Its largest jumps are from one latent frame to the next, which is where new frames begin.
         # Detail takes many steps; with 262144 pixels in each the same time keeps 65 % of styles in place of 87.
-        *[f"flicker={4 if styled else 10}", f"batch_pixels={49152 if styled else 262144}"],
+        *[f"flicker={4 if styled else 10}", f"batch_pixels={73728 if styled else 262144}"],
         *["trainer.devices=2", f"trainer.max_minutes={vae_minutes}", "trainer.max_steps=null"],
     )
     kinema(folder, "encode", "model=models/vae", "out=cache")
