@@ -40,6 +40,12 @@ class Blobs:
         matte, area = self.matte * use[..., None, None], self.area * use
         return replace(self, matte=matte, area=area, seen=self.seen & use)
 
+    def offsets(self) -> tuple[Tensor, Tensor]:
+        """The pixels' middles from the centre: x (B, T, W) and y (B, T, H)."""
+        height, width = self.matte.shape[-2:]
+        x, y = (torch.arange(size) + 0.5 for size in (width, height))
+        return x - self.centre[..., :1], y - self.centre[..., 1:]
+
 
 def find_blobs(video: Tensor, *, contrast: float, speck: float, scale: int, reach: int) -> Blobs:
     """Find the largest object of each frame.

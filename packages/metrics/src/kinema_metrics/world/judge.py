@@ -18,7 +18,7 @@ from torch import Tensor
 from kinema_metrics.world.blobs import FAINT, Blobs, find_blobs
 from kinema_metrics.world.events import read_event
 from kinema_metrics.world.motion import read_motion
-from kinema_metrics.world.outlines import Kind, style_of
+from kinema_metrics.world.outlines import Kind, spread, style_of
 
 ATTRIBUTES = ("colour", "shape", "size", "motion", "background", "count")
 #: One more where the world has styles.
@@ -134,7 +134,10 @@ class Judge:
             blobs = blobs.only(use)
         overlap = self._overlaps(blobs)  # (B, K)
         kind = self._kinds(blobs, overlap)
-        radius = torch.stack([self.kinds[k].radius(area) for k, area in zip(kind, blobs.area, strict=True)])  # (B, T)
+        spreads = spread(blobs.matte, *blobs.offsets())
+        radius = torch.stack(  # (B, T)
+            [self.kinds[k].radius(*seen) for k, *seen in zip(kind, blobs.area, spreads, strict=True)]
+        )
         log_radius = (radius / scale).clamp(min=0.1).log()
         share = blobs.seen.float()
         mean_radius = ((log_radius * share).sum(1) / share.sum(1).clamp(min=1)).exp()
@@ -176,14 +179,17 @@ class Judge:
             blur: standard deviation in pixels of a Gaussian that softens the ideal shape.
         """
         height, width = blobs.matte.shape[-2:]
-        x = torch.arange(width) + 0.5 - blobs.centre[..., :1]  # (B, T, W)
-        y = torch.arange(height) + 0.5 - blobs.centre[..., 1:]  # (B, T, H)
+        x, y = blobs.offsets()
+        spreads = spread(blobs.matte, x, y) - 2 * blur**2
         overlaps = []
         for kind in self.kinds:
-            ideal = kind.template(x, y, kind.radius(blobs.area))
+            ideal = kind.template(x, y, kind.radius(blobs.area, spreads))
             if blur:
                 ideal = _gaussian(height, blur) @ ideal @ _gaussian(width, blur)
                 ideal = torch.where(ideal >= FAINT, ideal, 0.0)
+            if kind.lines:  # as much of it as is seen, in lines of any width
+                ideal *= (blobs.area / ideal.sum((-2, -1)).clamp(min=1e-6))[..., None, None]
+                ideal.clamp_(max=1)
             both = torch.minimum(ideal, blobs.matte).sum((1, 2, 3))
             either = ideal.sum((1, 2, 3)) + blobs.area.sum(1) - both
             overlaps.append(both / either.clamp(min=1e-6))
