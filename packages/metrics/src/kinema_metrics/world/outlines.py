@@ -110,17 +110,17 @@ class Kind:
         line = torch.arange(2 * half) + 0.5 - half
         cover = self.template(line, line, self.radii)
         seen = spread(cover, line, line) if self.lines else cover.sum((-2, -1))
-        self.table = seen.cummax(0).values  # (96,)
+        self.table = seen.cummax(0).values  # (96,), of each of the radii what `radius` goes by
 
     def template(self, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
         """See `template`."""
         return template(self.outline, x, y, radius, self.style)
 
-    def radius(self, area: Tensor, spread: Tensor) -> Tensor:
-        """In pixels, of areas in pixels and spreads in squared pixels; any shape."""
+    def radius(self, area: Tensor, square: Tensor) -> Tensor:
+        """In pixels, by areas in pixels and mean squared distances as of `spread`, of one shape, whichever."""
         if self.style["name"] == "flat":
             return (area / self.unit_area).sqrt()
-        seen = (spread if self.lines else area).contiguous()
+        seen = (square if self.lines else area).contiguous()
         at = torch.searchsorted(self.table, seen).clamp(1, len(self.table) - 1)
         low, high = self.table[at - 1], self.table[at]
         share = ((seen - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
