@@ -324,8 +324,8 @@ def main() -> None:
     count = 4 if args.quick else args.clips
     pipeline = Pipeline.load(str(args.demo / "models" / "dit"))
     world = json.loads((args.demo / "world" / "world.json").read_text())
-    styles, scale = world.get("styles", ["flat"]), world["scale"]
-    judge = WorldAccuracy({**world, "events": ["none"]})  # of single scenes
+    styles, scale = list(dict.fromkeys(world.get("styles", ["flat"]))), world["scale"]  # each once, however often drawn
+    judge = WorldAccuracy({**world, "styles": styles, "events": ["none"]})  # of single scenes
     with tempfile.TemporaryDirectory() as name:
         real: dict[int, list[Clip]] = {}
         for frames, sizes in ((1, IMAGES), (SOURCE, VIDEOS), (SOURCE + NEW, VIDEOS)):

@@ -5,10 +5,11 @@
         compile=true
 
 DEMO is a folder that `kinema demo` wrote; OUT will be one like it, with a world, a VAE and a transformer, which
-`benchmarks/tasks.py` measures; words KEY=VALUE are settings of `kinema train dit`. A loop and a connection need more
-than the demo's clips show: objects that come back, scenes that change, clips of up to 61 frames, and training masks
-with both ends given. Motions that bend are the hardest to go on with, and a seventh of the demo's. Styles are detail,
-and nothing happens beside them.
+`benchmarks/tasks.py` measures; words KEY=VALUE are settings of `kinema train dit`. With --more DEMO is what this script
+wrote before: its VAE stays, and its transformer is gone on with, on new clips. A loop and a connection need more than
+the demo's clips show: objects that come back, scenes that change, clips of up to 61 frames, and training masks with
+both ends given. Motions that bend are the hardest to go on with, and a seventh of the demo's. Styles are detail, and
+nothing happens beside them.
 
 Both have a VAE of two frames a latent, which jumps less from one latent to the next, and a transformer that is trained
 twice: with the demo's tokens of 2 x 2 latent cells, which are cheap, then with one cell a token. Four cells are 48
@@ -39,24 +40,18 @@ EVENT_SIZES = {"17x32x32": 1.0, "33x32x32": 0.3, "61x32x32": 0.25, **dict.fromke
 STYLED_SIZES = dict.fromkeys((*OTHER_SIZES, "17x32x32"), 0.02) | {"9x32x32": 1.0, "5x32x32": 0.05, "1x32x32": 0.05}
 
 
-def made(folder: Path, demo: Path, minutes: float, settings: Sequence[str], *, styles: str, quick: bool) -> None:
+def made(
+    folder: Path, demo: Path, minutes: float, settings: Sequence[str], *, styles: str, more: bool, quick: bool
+) -> None:
     """World, VAE and transformer in `folder`; the transformer's training takes more settings."""
     styled = styles != "flat"
-    clips = 6000 if quick else 20000 if styled else 24000
+    clips = 6000 if quick else 40000 if styled else 24000
     world = ["world", f"--clips={clips}", f"--events={'none' if styled else EVENTS}", f"--styles={styles}"]
-    kinema(folder, "data", "make-world", *world, "--workers=2")
+    kinema(folder, "data", "make-world", *world, f"--seed={int(more)}", "--workers=2")
     if not styled:
         thin_out(folder / "world" / "manifest.jsonl")
-    vae_minutes = 0.1 if quick else 14 if styled else 4
-    kinema(
-        folder,
-        *["train", "vae", f"--config={CONFIGS / 'vae.yaml'}", "vae.unshuffle=[2, 4, 4]", "run.out=models/vae"],
-        # Its largest jumps are from one latent frame to the next, which is where new frames begin.
-        # Detail takes many steps; with 262144 pixels in each the same time keeps 65 % of styles in place of 87.
-        *[f"flicker={4 if styled else 10}", f"batch_pixels={73728 if styled else 262144}"],
-        *["trainer.devices=2", f"trainer.max_minutes={vae_minutes}", "trainer.max_steps=null"],
-    )
-    kinema(folder, "encode", "model=models/vae", "out=cache")
+    vae = demo / "models" / "vae" if more else train_vae(folder, styled=styled, quick=quick)
+    kinema(folder, "encode", f"model={vae}", "out=cache")
     weights = STYLED_SIZES if styled else EVENT_SIZES
     kind = [f"size_weights={{{', '.join(f'{size}: {weight}' for size, weight in weights.items())}}}"]
     if styled:
@@ -65,7 +60,7 @@ def made(folder: Path, demo: Path, minutes: float, settings: Sequence[str], *, s
         # Given frames say much of what is to come: less guidance keeps to them.
         kind += ["keep_share=0.7", "keep_weights={ends: 3, head: 4, tail: 3}", "samples.guidance.scale=2"]
         kind += ["diffusion.time_mean=0.8"]
-    train = ["train", "dit", f"--config={CONFIGS / 'dit.yaml'}", "vae=models/vae", *kind]
+    train = ["train", "dit", f"--config={CONFIGS / 'dit.yaml'}", f"vae={vae}", *kind]
     train += ["optim.lr=2e-3", "optim.muon_lr=7e-3", "trainer.max_steps=null", *(["samples.clips=4"] if quick else [])]
 
     def trained(name: str, share: float, text: Path, dit: Path, *words: str) -> None:
@@ -74,10 +69,26 @@ def made(folder: Path, demo: Path, minutes: float, settings: Sequence[str], *, s
         kinema(folder, *train, *weights, length, f"run.out=models/{name}", *words, *settings)
 
     text, dit = (demo / "models" / "dit" / part for part in PARTS)
-    trained("coarse", COARSE, text, dit, "batch_cells=24576", "optim.decay=0")
-    text, dit = (folder / "models" / "coarse" / part for part in PARTS)
-    fine = of_one_cell(dit, folder / "one_cell.safetensors")
-    trained("dit", 1 - COARSE, text, fine, "batch_cells=12288", "optim.decay=1", "dit.patch=[1, 1, 1]")
+    if not more:
+        trained("coarse", COARSE, text, dit, "batch_cells=24576", "optim.decay=0")
+        text, dit = (folder / "models" / "coarse" / part for part in PARTS)
+        dit = of_one_cell(dit, folder / "one_cell.safetensors")
+    trained("dit", 1 - COARSE * (not more), text, dit, "batch_cells=12288", "optim.decay=1", "dit.patch=[1, 1, 1]")
+
+
+def train_vae(folder: Path, *, styled: bool, quick: bool) -> Path:
+    """Train the VAE of `folder` in its world; its model folder."""
+    minutes = 0.1 if quick else 14 if styled else 4
+    target = folder / "models" / "vae"
+    kinema(
+        folder,
+        *["train", "vae", f"--config={CONFIGS / 'vae.yaml'}", "vae.unshuffle=[2, 4, 4]", f"run.out={target}"],
+        # Its largest jumps are from one latent frame to the next, which is where new frames begin.
+        # Detail takes many steps; with 262144 pixels in each the same time keeps 65 % of styles in place of 87.
+        *[f"flicker={4 if styled else 10}", f"batch_pixels={73728 if styled else 262144}"],
+        *["trainer.devices=2", f"trainer.max_minutes={minutes}", "trainer.max_steps=null"],
+    )
+    return target
 
 
 def thin_out(manifest: Path) -> None:
@@ -100,15 +111,29 @@ def of_one_cell(source: Path, target: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("demo", type=Path, help="a folder that `kinema demo` wrote")
+    parser.add_argument("demo", type=Path, help="a folder that `kinema demo`, with --more this script wrote")
     parser.add_argument("out", type=Path, help="folder to write; it must not exist")
     parser.add_argument("settings", nargs="*", help="more of the transformer's training, as compile=true")
     parser.add_argument("--minutes", type=float, default=95.0, help="of training the transformer, two processes")
-    parser.add_argument("--styles", default="flat", help="how objects are drawn; nothing happens in clips of more")
+    parser.add_argument(
+        "--styles",
+        default="flat",
+        help="how objects are drawn; one that is named twice is drawn twice as often; "
+        "nothing happens in clips of more than flat objects",
+    )
+    parser.add_argument("--more", action="store_true", help="go on with the transformer of DEMO, on new clips")
     parser.add_argument("--quick", action="store_true", help="a small world, seconds of training")
     args = parser.parse_intermixed_args()
     args.out.mkdir(parents=True)
-    made(args.out, args.demo.resolve(), args.minutes, args.settings, styles=args.styles, quick=args.quick)
+    made(
+        args.out.resolve(),
+        args.demo.resolve(),
+        args.minutes,
+        args.settings,
+        styles=args.styles,
+        more=args.more,
+        quick=args.quick,
+    )
     print(f"wrote world and models to {args.out}")
 
 

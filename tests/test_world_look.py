@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from kinema_data.worlds import STYLES, Look, World, prompts, render
-from kinema_metrics import WorldAccuracy
+from kinema_metrics import Judge, WorldAccuracy
 from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 
@@ -34,6 +34,13 @@ def test_the_judge_tells_all_styles_apart_and_reads_the_rest_through_them(scale,
     metric.reset()
     metric.update(wrong)
     assert metric.compute()["style"] <= 0.02
+
+
+def test_a_style_named_twice_is_drawn_twice_as_often_and_read_as_before():
+    twice = World(styles=("flat", "outline", "outline"))
+    clips = render(prompts(twice, "report", 300, 0, sizes=[(1, 32, 32)]))
+    assert 160 < sum(clip.meta["style"] == "outline" for clip in clips) < 240  # 200, five standard errors each way
+    assert Judge(twice.to_dict()).read(clips) == Judge(World(styles=("flat", "outline")).to_dict()).read(clips)
 
 
 def soft(video):

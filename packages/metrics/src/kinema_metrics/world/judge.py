@@ -82,7 +82,8 @@ class Judge:
             raise ValueError(f"the world's definition lacks {', '.join(missing)}")
         self.world = world
         self.shapes = list(world["shapes"])
-        self.styles = list(world.get("styles", ["flat"]))
+        # Each once: a world names twice what it draws twice as often.
+        self.styles = list(dict.fromkeys(world.get("styles", ["flat"])))
         self.scale: int = world["scale"]
         largest = 2 * max(world["sizes"].values()) * world["scale"]
         # All that an object can be, in the order (style, shape).
