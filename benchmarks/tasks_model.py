@@ -55,7 +55,8 @@ def made(
     weights = STYLED_SIZES if styled else EVENT_SIZES
     kind = [f"size_weights={{{', '.join(f'{size}: {weight}' for size, weight in weights.items())}}}"]
     if styled:
-        kind += ["keep_share=0.05", "diffusion.time_mean=0.2", "diffusion.time_std=1.2"]
+        # Detail comes last: after the first training true blocks, noised to no more than 0.25, became stripes.
+        kind += ["keep_share=0.05", f"diffusion.time_mean={-0.4 if more else 0.2}", "diffusion.time_std=1.2"]
     else:
         # Given frames say much of what is to come: less guidance keeps to them.
         kind += ["keep_share=0.7", "keep_weights={ends: 3, head: 4, tail: 3}", "samples.guidance.scale=2"]
