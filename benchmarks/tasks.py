@@ -243,7 +243,7 @@ def passage(video: Tensor, one: Clip, other: Clip) -> tuple[float | None, float]
 def edited(pipeline: Pipeline, real: Sequence[Clip], judge: WorldAccuracy) -> tuple[Figures, list[Clip]]:
     """The object's colour, the background or the style is changed by the prompt, at several strengths."""
     world = judge.judge.world
-    kinds = {"style": list(world["styles"])} if len(world.get("styles", ())) > 1 else {}
+    kinds = {"style": judge.judge.styles} if len(judge.judge.styles) > 1 else {}
     kinds |= {"colour": list(world["colours"]), "background": list(world["backgrounds"])}
     truth = places(judge.judge, real)
     others = pipeline.generate([Request.like(clip) for clip in real], seed=9)
@@ -324,8 +324,8 @@ def main() -> None:
     count = 4 if args.quick else args.clips
     pipeline = Pipeline.load(str(args.demo / "models" / "dit"))
     world = json.loads((args.demo / "world" / "world.json").read_text())
-    styles, scale = list(dict.fromkeys(world.get("styles", ["flat"]))), world["scale"]  # each once, however often drawn
-    judge = WorldAccuracy({**world, "styles": styles, "events": ["none"]})  # of single scenes
+    judge = WorldAccuracy({**world, "events": ["none"]})  # of single scenes
+    styles, scale = judge.judge.styles, world["scale"]
     with tempfile.TemporaryDirectory() as name:
         real: dict[int, list[Clip]] = {}
         for frames, sizes in ((1, IMAGES), (SOURCE, VIDEOS), (SOURCE + NEW, VIDEOS)):

@@ -3,6 +3,7 @@
     python benchmarks/tasks_model.py DEMO OUT trainer.precision=bf16-mixed compile=true
     python benchmarks/tasks_model.py DEMO OUT --styles flat,outline,textured,pixelated trainer.precision=bf16-mixed \\
         compile=true
+    python benchmarks/tasks_model.py OUT FURTHER --more --styles flat,outline,textured,pixelated,pixelated compile=true
 
 DEMO is a folder that `kinema demo` wrote; OUT will be one like it, with a world, a VAE and a transformer, which
 `benchmarks/tasks.py` measures; words KEY=VALUE are settings of `kinema train dit`. With --more DEMO is what this script
@@ -70,11 +71,13 @@ def made(
         kinema(folder, *train, *weights, length, f"run.out=models/{name}", *words, *settings)
 
     text, dit = (demo / "models" / "dit" / part for part in PARTS)
+    share = 1.0
     if not more:
+        share = 1 - COARSE
         trained("coarse", COARSE, text, dit, "batch_cells=24576", "optim.decay=0")
         text, dit = (folder / "models" / "coarse" / part for part in PARTS)
         dit = of_one_cell(dit, folder / "one_cell.safetensors")
-    trained("dit", 1 - COARSE * (not more), text, dit, "batch_cells=12288", "optim.decay=1", "dit.patch=[1, 1, 1]")
+    trained("dit", share, text, dit, "batch_cells=12288", "optim.decay=1", "dit.patch=[1, 1, 1]")
 
 
 def train_vae(folder: Path, *, styled: bool, quick: bool) -> Path:
